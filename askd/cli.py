@@ -1,0 +1,30 @@
+"""What every verb does alike: --help, one-line errors with exit status 2, and the shell's status for a signal."""
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from askd.engine.loop import Interrupted
+from askd.errors import AskdError
+from askd.recipe import help_text
+
+
+def run(verb: str, what: str, main: Callable[[list[str]], None]) -> None:
+    """Run `main(arguments)`; exits 0, 2 for what the user can mend, 130 or 143 for an interrupt or a termination."""
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help", "help") for argument in arguments):
+        print(help_text(verb, what))
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        main(arguments)
+    except AskdError as error:
+        print(f"askd.{verb}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stopped:
+        print(f"askd.{verb}: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        print(f"askd.{verb}: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,77 @@
+"""The main job: teacher (if there is none yet), baseline (if asked for), A-SKD student, and what `after` says: benchmark, export."""
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from askd import cli
+from askd.benchmark import benchmark
+from askd.engine import dist
+from askd.errors import RecipeError
+from askd.export import export
+from askd.recipe import load
+from askd.schema import After, Recipe
+from askd.teach import choose_device, run_folder, train_role
+
+WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
+NOT_INHERITED = ("recipe", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.")
+
+
+def main(argv: list[str]) -> None:
+    """`python -m askd.distill recipe=NAME [key=value ...]`"""
+    began = time.monotonic()
+    recipe = load(argv)
+    if recipe.distill.attention is None:
+        raise RecipeError(f"recipe {recipe.name} distils nothing; set distill.attention.weight=5, or train without a teacher: askd.teach")
+    with dist.init_from_env(choose_device(recipe)) as device:
+        teacher = find_teacher(recipe, argv, device)
+        runs = {"teacher": teacher}
+        if recipe.baseline.enabled:
+            runs["baseline"] = train_role(recipe, "baseline", device)
+        runs["student"] = train_role(recipe, "student", device, teacher)
+        if dist.is_main():
+            finish(recipe, runs, device)
+            print(f"\ndone in {(time.monotonic() - began) / 60:.1f} minutes")
+        dist.barrier()
+
+
+def find_teacher(recipe: Recipe, argv: list[str], device: torch.device) -> Path:
+    """The run folder or checkpoint of the teacher; trains `teacher.recipe` where `teacher.checkpoint` names none."""
+    if recipe.teacher.checkpoint is not None:
+        return Path(recipe.teacher.checkpoint)
+    own = recipe
+    if recipe.teacher.recipe is not None:
+        inherited = [argument for argument in argv if not argument.startswith(NOT_INHERITED)]
+        own = load([f"recipe={recipe.teacher.recipe}", *inherited])
+    if dist.is_main() and not (run_folder(own, "teacher") / "meta.json").is_file():
+        print(f"no teacher yet (teacher.checkpoint is not set): training it by recipe {own.name}", file=sys.stderr)
+    return train_role(own, "teacher", device)
+
+
+def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
+    """The verbs of `after`, then where everything lies and what to try next."""
+    folder, seed = Path(recipe.out) / recipe.name, f"seed{recipe.seed}"
+    if After.benchmark in recipe.after:
+        benchmark(recipe, runs, folder / "benchmark" / seed, device)
+    exported = export(runs["student"], folder / "export" / seed) if After.export in recipe.after else None
+    print("\nwhere everything lies")
+    for role, path in runs.items():
+        print(f"  {role:<10} {path}")
+    if After.benchmark in recipe.after:
+        print(f"  {'benchmark':<10} {folder / 'benchmark' / seed}: results.json, results.md, accuracy.png, roc.png, attention.png")
+    if exported is not None:
+        print(f"  {'export':<10} {exported}")
+    print("what to try next")
+    print(f"  tensorboard --logdir {folder}")
+    print(f"  python -m askd.distill recipe={recipe.name} name={recipe.name}_w20 distill.attention.weight=20")
+    if After.benchmark not in recipe.after:
+        print(f"  python -m askd.benchmark {folder} seed={recipe.seed}")
+    if exported is None:
+        print(f"  python -m askd.export {runs['student']}")
+
+
+if __name__ == "__main__":
+    cli.run("distill", WHAT, main)

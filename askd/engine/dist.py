@@ -1,0 +1,81 @@
+"""The few questions the engine asks torch.distributed; without a process group there is one rank, 0 of 1."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+def rank() -> int:
+    """This process's rank in the job, 0 where there is no process group."""
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes in the job, 1 where there is no process group."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the rank that writes files and speaks to the terminal."""
+    return rank() == 0
+
+
+@contextmanager
+def init_from_env(device: str | torch.device = "cpu") -> Iterator[torch.device]:
+    """Joins the process group that torchrun's environment describes, leaves it at exit; without torchrun does nothing.
+
+    device: "cpu" (gloo) or "cuda" (nccl for device tensors, gloo for host tensors). Yields this rank's
+    device: with "cuda" under torchrun the one numbered LOCAL_RANK, made current.
+    """
+    device = torch.device(device)
+    if not distributed.is_available() or not distributed.is_torchelastic_launched():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def all_reduce_mean(values: dict[str, float]) -> dict[str, float]:
+    """The mean of each value over ranks, which all pass the same names; one collective on the host, in float64."""
+    if world_size() == 1 or not values:
+        return values
+    names = sorted(values)
+    sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
+    distributed.all_reduce(sums)
+    means = dict(zip(names, (sums / world_size()).tolist()))
+    return {name: means[name] for name in values}
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; the same answer on all of them."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([int(flag)])
+    distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
+    return bool(votes.item())
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Each rank's small object, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def barrier() -> None:
+    """Waits for every rank."""
+    if world_size() > 1:
+        distributed.barrier()

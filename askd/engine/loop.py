@@ -1,0 +1,225 @@
+"""The training loop: it steps a unit that turns a batch into named losses, and survives being stopped at any moment."""
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from askd.engine import dist
+from askd.engine.best import Best
+from askd.engine.checkpoint import Checkpoints, load_module, remove_stale_files
+from askd.engine.log import RunLog, Throughput
+from askd.engine.precision import Precision
+from askd.engine.randomness import kept_random_state, random_state, restore_random_state
+from askd.engine.step import Stepper
+from askd.engine.stop import Interrupted, StopSignal
+from askd.engine.trace import LossTrace
+from askd.errors import CheckpointError
+
+
+class Batches(Protocol):
+    """Endless batches, each a function of its number alone, so that a step number is all there is to a position.
+
+    batch_size: images per step over all ranks.
+    """
+
+    batch_size: int
+
+    def iterate(self, start: int) -> Iterator[Any]:
+        """Batches number start, start + 1, ..."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a training run.
+
+    seconds, images_per_second: of this session, not of those before a resume; evaluation counts in the first only.
+    best_*: None unless a metric was selected. metrics: of the last evaluation.
+    """
+
+    step: int
+    seconds: float
+    images_per_second: float
+    best_step: int | None
+    best_metric: float | None
+    best_path: Path | None
+    metrics: dict[str, float]
+
+
+def train(
+    *,
+    unit: Callable[[Any], dict[str, Tensor]],
+    modules: dict[str, nn.Module],
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[int], float],
+    steps: int,
+    precision: Precision,
+    clip: float | None,
+    folder: Path,
+    checkpoint_every: int,
+    log_every: int,
+    evaluate: Callable[[int], dict[str, float | np.ndarray]] | None = None,
+    evaluate_every: int = 0,
+    select: str | None = None,
+    resume: bool = True,
+    title: str = "train",
+) -> Summary:
+    """Trains for `steps` optimiser steps in all, continuing from the newest sound checkpoint in `folder`/checkpoints.
+
+    unit: a batch to {"loss": scalar, part: scalar, ...}; "loss" is differentiated, all are logged as means over steps.
+    modules: what is checkpointed, under these names; in train mode whenever the unit is called.
+    schedule: the factor on each parameter group's `initial_lr` (its `lr` if it has none), by step from 0.
+    clip: the largest L2 norm of the gradient over all parameters, None for no limit.
+    checkpoint_every, log_every, evaluate_every: steps; each also happens at the end, and 0 means only there.
+    evaluate: called on every rank with the number of steps done; its numbers are logged and kept as metrics, its uint8
+    (H, W, 3) arrays become TensorBoard images. A checkpoint follows; the training's random numbers are not disturbed.
+    select: the metric to maximise; checkpoints/best.pt keeps {"modules": {name: state dict}, "step", "metric"} there.
+    resume: False starts over and removes the checkpoints and metrics that `folder` holds.
+
+    SIGTERM and SIGINT finish the step, write a checkpoint and raise Interrupted. A non-finite loss raises TrainingError
+    (so does a gradient norm, where `clip` asks for it and no scaler deals with it): on the CPU before the optimiser
+    steps, on a device at the next log line and before any checkpoint. On the CPU a resumed run ends with the very bits
+    of an uninterrupted one.
+    """
+    if select is not None and evaluate is None:
+        raise ValueError(f"select={select!r} needs an evaluation to select by")
+    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    if dist.is_main():
+        remove_stale_files(folder)
+        remove_stale_files(checkpoints.folder)
+        if not resume:
+            checkpoints.clear()
+    dist.barrier()
+
+    trace = LossTrace(checkpoints)
+    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace)
+    progress = _restore(checkpoints, modules, stepper)
+    best = Best(select, checkpoints.best)
+    dist.barrier()
+    start = progress.step
+
+    began, throughput = time.monotonic(), Throughput(batches.batch_size)
+    with _torch_generator_kept():
+        iterator = batches.iterate(start)
+    _set_train_mode(modules)
+    with RunLog(folder, steps, title, start=start) as log, StopSignal() as stop:
+        while True:
+            step = progress.step
+            stopping = dist.any_rank(stop.received is not None)
+            evaluating = evaluate and not stopping and _due(step, evaluate_every, steps) and step > progress.evaluated
+            if evaluating or stopping or (_due(step, checkpoint_every, steps) and step > start):
+                trace.check()
+                if evaluating:
+                    with throughput.paused(), kept_random_state():
+                        results = evaluate(step)
+                    _set_train_mode(modules)
+                    progress.evaluated, progress.metrics = step, _log_evaluation(log, step, results)
+                    best.offer(step, progress.metrics, modules)
+                _save(checkpoints, progress, modules, stepper)
+            if stopping:
+                raise Interrupted(stop.received or signal.SIGTERM, step)
+            if step >= steps:
+                break
+
+            with _torch_generator_kept():
+                batch = next(iterator)
+            progress.skipped += stepper.take(step, batch)
+            progress.step = step = step + 1
+            throughput.step_done()
+
+            def numbers() -> dict[str, float]:
+                return {"lr": optimizer.param_groups[0]["lr"], "images_per_second": throughput.recent()}
+
+            log.tick(step, lambda: trace.latest() | numbers())
+            if _due(step, log_every, steps):
+                skipped = {"skipped_steps": progress.skipped} if precision.scaler else {}
+                log.scalars(step, dist.all_reduce_mean(trace.drain()) | numbers() | skipped)
+
+    return Summary(
+        step=progress.step,
+        seconds=time.monotonic() - began,
+        images_per_second=throughput.overall(),
+        best_step=best.step,
+        best_metric=best.metric,
+        best_path=checkpoints.best if best.step is not None else None,
+        metrics=progress.metrics,
+    )
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds of the loop: steps done, the last evaluated and its metrics, steps the scaler skipped."""
+
+    step: int = 0
+    evaluated: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return step >= steps or (every > 0 and step % every == 0)
+
+
+def _torch_generator_kept() -> AbstractContextManager:
+    """Building a DataLoader draws from torch's global generator; fetching must not, or a resumed run would differ."""
+    return torch.random.fork_rng(devices=())
+
+
+def _set_train_mode(modules: dict[str, nn.Module]) -> None:
+    for module in modules.values():
+        module.train()
+
+
+def _log_evaluation(log: RunLog, step: int, results: dict[str, float | np.ndarray]) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in results.items() if not isinstance(value, np.ndarray)}
+    for name, value in results.items():
+        if isinstance(value, np.ndarray):
+            log.image(name, value, step)
+    log.scalars(step, metrics)
+    log.say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return metrics
+
+
+def _save(checkpoints: Checkpoints, progress: Progress, modules: dict[str, nn.Module], stepper: Stepper) -> None:
+    random_states = dist.all_gather(random_state())
+    if dist.is_main():
+        state = {
+            "progress": asdict(progress),
+            "modules": {name: module.state_dict() for name, module in modules.items()},
+            "optimizer": stepper.optimizer.state_dict(),
+            "scaler": stepper.scaler.state_dict(),
+            "random": random_states,
+        }
+        checkpoints.save(progress.step, state)
+
+
+def _restore(checkpoints: Checkpoints, modules: dict[str, nn.Module], stepper: Stepper) -> Progress:
+    """Puts all back as the newest sound checkpoint has it; a job of another size keeps its fresh random states."""
+    path = checkpoints.latest()
+    if path is None:
+        return Progress()
+    state = checkpoints.load(path)
+    try:
+        if set(state["modules"]) != set(modules):
+            raise ValueError(f"it holds the modules {sorted(state['modules'])}, this run has {sorted(modules)}")
+        for name, module in modules.items():
+            load_module(module, state["modules"][name], f"{path} ({name})")
+        stepper.optimizer.load_state_dict(state["optimizer"])
+        stepper.scaler.load_state_dict(state["scaler"])
+        if len(state["random"]) == dist.world_size():
+            restore_random_state(state["random"][dist.rank()])
+        return Progress(**state["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is of another run ({str(error).splitlines()[0]}); "
+            "use the recipe it was made with, or start over"
+        ) from error

@@ -1,0 +1,43 @@
+"""Embeddings of a pair set's images at one size: decoded once, degraded and embedded in batches, plain and mirrored."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from askd.data.decode import decode_rgb
+from askd.data.degrade import EVALUATION_OF, degrade
+from askd.data.loader import to_unit
+from askd.data.pairs import PairSet
+
+
+def decode_all(pairs: PairSet) -> Tensor:
+    """All images of a set, uint8 (N, 3, 112, 112) RGB, channels-last; DataError names the first that cannot be read."""
+    images = [decode_rgb(encoded, name) for encoded, name in zip(pairs.images, pairs.image_names)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def embed(
+    model: Callable[[Tensor], Tensor], images: Tensor, size: int, degradation: str, *, device: torch.device, batch: int = 128,
+    quantise: bool = False, progress: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings (N, D) float32 of the images and of their mirror images, at `size` pixels.
+
+    model: (B, 3, 112, 112) float32 [-1, 1] -> (B, D); images: uint8 (N, 3, 112, 112). The image the model would see is mirrored,
+    that is, after the degradation. Raises ValueError where the model returns a non-finite embedding.
+    """
+    plain, mirrored = [], []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch].to(device)
+        seen = to_unit(degrade(chunk, size, EVALUATION_OF.get(degradation, degradation), quantise=quantise))
+        both = model(torch.cat([seen, seen.flip(3)])).float().cpu().numpy()
+        if not np.isfinite(both).all():
+            raise ValueError(f"the model gives non-finite embeddings at {size} px, images {start}..{start + len(chunk) - 1}")
+        plain.append(both[: len(chunk)])
+        mirrored.append(both[len(chunk) :])
+        if progress:
+            progress(len(chunk))
+    return np.concatenate(plain), np.concatenate(mirrored)

@@ -1,0 +1,21 @@
+"""What a backbone hands to distillation: its embedding, its attention maps and its stage outputs, explicitly and without hooks."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class AttentionMaps(NamedTuple):
+    """One block's attention before the sigmoid: channel (B, C, 1, 1) and spatial (B, 1, H, W); None where the block has no such part."""
+
+    channel: Tensor | None
+    spatial: Tensor | None
+
+
+class Features(NamedTuple):
+    """embedding (B, E), not normalised; attention, one AttentionMaps per block (empty without attention); stages, one (B, C, H, W) each."""
+
+    embedding: Tensor
+    attention: tuple[AttentionMaps, ...]
+    stages: tuple[Tensor, ...]

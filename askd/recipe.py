@@ -1,0 +1,211 @@
+"""A recipe: everything an experiment depends on, typed, from one YAML and the command line.
+
+`load(argv)` merges, in this order, the schema's defaults, the recipe it `extends`, the recipe's own YAML and `key=value` arguments.
+"""
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from askd.errors import RecipeError
+from askd.resources import find_resource, list_resources
+from askd.schema import Attention, Recipe
+
+
+def load(argv: list[str]) -> Recipe:
+    """The recipe that `recipe=NAME key=value ...` describes; RecipeError names the key or name at fault and the closest valid one."""
+    overrides = dict(_split(argument) for argument in argv)
+    name = overrides.pop("recipe", None)
+    if name is None:
+        raise RecipeError(f"say which recipe: recipe=NAME, one of {', '.join(list_resources('recipes'))}, or a path to a YAML file")
+    path = find_resource("recipes", name)
+    layers = [*_read(path), _dotlist(overrides)]
+    config = OmegaConf.structured(Recipe)
+    for where, layer in layers:
+        _check_keys(Recipe, layer, where)
+        try:
+            config = OmegaConf.merge(config, _wrap_scalars(Recipe, layer))
+        except OmegaConfBaseException as error:
+            raise RecipeError(f"{where}: {error.full_key or 'recipe'}: {str(error.msg or error).splitlines()[0]}") from None
+    if OmegaConf.is_missing(config, "name"):
+        config.name = path.stem
+    if OmegaConf.is_missing(config.data, "set"):
+        raise RecipeError(f"{path}: data.set is missing; name a dataset card, one of {', '.join(list_resources('datasets'))}")
+    recipe = OmegaConf.to_object(config)
+    _check_values(recipe)
+    return recipe
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe as YAML; `load([f"recipe={path}"])` gives it back."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+
+
+def training_view(recipe: Recipe, role: str) -> dict:
+    """What the weights of one role (teacher, baseline, student) depend on: equal views train to equal weights."""
+    plain = OmegaConf.to_container(OmegaConf.structured(recipe), enum_to_str=True)
+    view = {key: plain[key] for key in ("seed", "precision", "data", "network", "head", "train")}
+    view["data"] = {key: value for key, value in view["data"].items() if key not in ("path", "workers", "sizes")}
+    view["train"] = {key: value for key, value in view["train"].items() if key not in ("checkpoint_every", "log_every")}
+    view["sizes"] = plain["teacher"]["sizes"] if role == "teacher" else plain["data"]["sizes"]
+    view["select"] = {key: plain["eval"][key] for key in ("select", "during", "every_epochs")}
+    if view["sizes"] == [112]:
+        del view["data"]["degradation"], view["data"]["quantise"]
+    if role == "teacher":
+        del view["network"]["init"]
+    if role == "student":
+        view["distill"] = {name: term for name, term in plain["distill"].items() if term is not None}
+    return view
+
+
+def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
+    """Lines `key: theirs -> ours` for every leaf at which two nested dicts differ."""
+    lines = []
+    for key in sorted({*ours, *theirs}):
+        a, b = theirs.get(key), ours.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(b, a, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines
+
+
+def help_text(verb: str, what: str) -> str:
+    """What `python -m askd.VERB --help` prints: usage, recipes with their first comment line, keys with type, default and meaning."""
+    lines = [what, "", f"  python -m askd.{verb} recipe=NAME [key=value ...]", "", "recipes"]
+    for name, path in list_resources("recipes").items():
+        lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
+    lines += ["", "keys (default)"]
+    for key, default, doc in _documented(Recipe, ""):
+        lines += [f"  {key} ({default})", f"      {doc}"]
+    return "\n".join(lines)
+
+
+def _split(argument: str) -> tuple[str, str]:
+    key, equals, value = argument.partition("=")
+    if not equals or not key or key.startswith("-"):
+        raise RecipeError(f"arguments are key=value, got {argument!r}; see --help")
+    return key, value
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict]]:
+    if path in seen:
+        raise RecipeError(f"{path}: `extends` goes in a circle through {', '.join(p.name for p in seen)}")
+    try:
+        layer = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # the YAML parser raises many kinds; all mean that this file is not YAML
+        raise RecipeError(f"{path}: not a YAML mapping: {' '.join(str(error).split())}") from None
+    if not isinstance(layer, dict):
+        raise RecipeError(f"{path}: a recipe is a YAML mapping of keys, got {type(layer).__name__}")
+    base = layer.pop("extends", None)
+    below = [] if base is None else _read(find_resource("recipes", str(base)), (*seen, path))
+    for _, inherited in below:
+        inherited.pop("name", None)
+    return [*below, (str(path.name), layer)]
+
+
+def _dotlist(overrides: dict[str, str]) -> tuple[str, dict]:
+    try:
+        return "command line", OmegaConf.to_container(OmegaConf.from_dotlist([f"{k}={v}" for k, v in overrides.items()]))
+    except Exception as error:  # a value that is no YAML, `[1,` say
+        raise RecipeError(f"command line: cannot read {overrides}: {' '.join(str(error).split())}") from None
+
+
+def _schema(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _inner(kind: Any) -> Any:
+    """The dataclass inside Optional[X], or the type itself."""
+    return next((a for a in get_args(kind) if is_dataclass(a)), kind)
+
+
+def _check_keys(cls: type, layer: dict, where: str, prefix: str = "") -> None:
+    schema = _schema(cls)
+    for key, value in layer.items():
+        if key not in schema:
+            close = difflib.get_close_matches(str(key), schema, 1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"choose from {', '.join(prefix + k for k in schema)}"
+            raise RecipeError(f"{where}: unknown key {prefix}{key}; {hint}")
+        kind = _inner(schema[key])
+        if is_dataclass(kind) and value is not None:
+            if not isinstance(value, dict):
+                raise RecipeError(f"{where}: {prefix}{key} is a section with keys {', '.join(_schema(kind))}, got {value!r}")
+            _check_keys(kind, value, where, f"{prefix}{key}.")
+
+
+def _wrap_scalars(cls: type, layer: dict) -> dict:
+    """Let `data.sizes=14` stand for `data.sizes=[14]`."""
+    wrapped = {}
+    for key, value in layer.items():
+        kind = _inner(_schema(cls)[key])
+        if is_dataclass(kind) and value is not None:
+            value = _wrap_scalars(kind, value)
+        elif getattr(kind, "__origin__", None) is list and value is not None and not isinstance(value, list):
+            value = [value]
+        wrapped[key] = value
+    return wrapped
+
+
+def _check_values(recipe: Recipe) -> None:
+    def need(good: bool, key: str, value: object, expected: str) -> None:
+        if not good:
+            raise RecipeError(f"{key} must be {expected}, got {value}")
+
+    for key, sizes in (("data.sizes", recipe.data.sizes), ("eval.sizes", recipe.eval.sizes), ("teacher.sizes", recipe.teacher.sizes)):
+        need(bool(sizes), key, sizes, "at least one size in pixels")
+        for size in sizes:
+            need(1 <= size <= 112, key, size, "between 1 and 112 pixels")
+    need(0 <= recipe.data.holdout < 1, "data.holdout", recipe.data.holdout, "a fraction, 0 <= holdout < 1")
+    need(recipe.data.min_images >= 1, "data.min_images", recipe.data.min_images, "at least 1")
+    need(recipe.data.workers >= 0, "data.workers", recipe.data.workers, "0 or more")
+    need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")
+    need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
+    need(0 <= recipe.head.margin < 3.15, "head.margin", recipe.head.margin, "in radians, between 0 and pi")
+    need(recipe.train.batch >= 2, "train.batch", recipe.train.batch, "at least 2 (batch norm)")
+    need(recipe.train.epochs > 0, "train.epochs", recipe.train.epochs, "above 0")
+    need(recipe.train.checkpoint_every >= 1, "train.checkpoint_every", recipe.train.checkpoint_every, "at least 1")
+    need(recipe.train.log_every >= 1, "train.log_every", recipe.train.log_every, "at least 1")
+    need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
+    choices = ["last", *recipe.eval.during]
+    need(recipe.eval.select in choices, "eval.select", recipe.eval.select, f"one of {', '.join(choices)} (last, or a set of eval.during)")
+    if "holdout" in recipe.eval.during:
+        need(recipe.data.holdout > 0, "data.holdout", recipe.data.holdout, "above 0 when eval.during has holdout")
+    if recipe.distill.attention is not None:
+        need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """The string literal that follows each field of a dataclass in its source."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    docs = {}
+    for before, after in zip(body, body[1:]):
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            docs[before.target.id] = " ".join(str(after.value.value).split())
+    return docs
+
+
+def _documented(cls: type, prefix: str):
+    docs, schema, defaults = _field_docs(cls), _schema(cls), cls()
+    for entry in fields(cls):
+        kind, default = _inner(schema[entry.name]), getattr(defaults, entry.name)
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            default = f"{default.name}, of {'|'.join(kind.__members__)}"
+        elif default == MISSING:
+            default = "required"
+        elif isinstance(default, list):
+            default = [item.name if isinstance(item, Enum) else item for item in default]
+        if is_dataclass(kind):
+            if entry.name in docs:
+                yield prefix + entry.name, default, docs[entry.name]
+            yield from _documented(kind, f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name, default, docs[entry.name]

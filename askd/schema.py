@@ -1,0 +1,192 @@
+"""The schema of a recipe: every key with its type, default, unit and meaning; askd.recipe loads it, --help prints it."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional
+
+from omegaconf import MISSING
+
+Device = Enum("Device", "auto cpu cuda")
+Precision = Enum("Precision", "auto fp32 bf16 fp16")
+Resume = Enum("Resume", "auto never")
+Degradation = Enum("Degradation", "bicubic bilinear area nearest random released")
+Augment = Enum("Augment", "none photometric sensor")
+Attention = Enum("Attention", "none se cbam")
+Space = Enum("Space", "maps logits")
+Reduction = Enum("Reduction", "mean sum")
+Optimizer = Enum("Optimizer", "sgd adamw")
+Schedule = Enum("Schedule", "constant multistep polynomial cosine")
+Initialiser = Enum("Initialiser", "default xavier")
+Protocol = Enum("Protocol", "insightface askd")
+After = Enum("After", "benchmark export")
+
+
+@dataclass
+class Data:
+    set: str = MISSING
+    """Dataset card (datasets/<set>.yaml): where the files are expected, what they hold, which verification sets come with them."""
+    path: Optional[str] = None
+    """Folder of the dataset, in place of the card's own."""
+    min_images: int = 1
+    """Images; identities with fewer are left out of training."""
+    holdout: float = 0.0
+    """Fraction of the training identities, chosen by hash of their names, kept from training to choose checkpoints on."""
+    sizes: list[int] = field(default_factory=lambda: [28])
+    """Pixels (1..112): the student's input sizes, one drawn per image. 112 is full resolution."""
+    degradation: Degradation = Degradation.bicubic
+    """How HR becomes LR, in training and in evaluation."""
+    quantise: bool = False
+    """Round the LR image to 8 bits before it is upsampled, as a stored image would be."""
+    flip: bool = True
+    """Mirror each training image with probability 1/2."""
+    augment: Augment = Augment.none
+    """Photometric or sensor augmentation of the training image, before it is degraded."""
+    workers: int = 2
+    """Processes that read and decode; 0 does it in the training process."""
+
+
+@dataclass
+class Network:
+    backbone: str = "iresnet50"
+    """iresnet10 (ours, for two cores) | iresnet18 | iresnet34 | iresnet50 | iresnet100 | iresnet152."""
+    attention: Attention = Attention.cbam
+    """Attention module at the end of every residual branch."""
+    spatial_kernel: int = 7
+    """Pixels: CBAM's spatial convolution, 7 (CBAM paper) or 3 (released A-SKD code)."""
+    reduction: int = 16
+    """Channels per hidden unit of the channel attention's MLP."""
+    embedding: int = 512
+    """Width of the embedding."""
+    dropout: float = 0.0
+    """Probability, before the embedding layer."""
+    initialiser: Initialiser = Initialiser.default
+    """Random weights: torch's own, or xavier-uniform for every convolution and linear layer (released A-SKD code)."""
+    init: str = "random"
+    """Where the student starts: random, teacher, or the path of a run folder or checkpoint (fine-tuning)."""
+
+
+@dataclass
+class Head:
+    margin: float = 0.5
+    """Radians: ArcFace's m."""
+    logit_scale: float = 64.0
+    """Factor on the cosines: ArcFace's s."""
+
+
+@dataclass
+class AttentionTerm:
+    weight: float = 5.0
+    """Factor of the term in the loss: the paper's lambda."""
+    space: Space = Space.maps
+    """Compare maps after the sigmoid, or logits before it (released A-SKD code)."""
+    reduction: Reduction = Reduction.mean
+    """Mean over all maps, or their sum (released A-SKD code: 48 maps)."""
+    channel: float = 1.0
+    """Relative weight of channel attention."""
+    spatial: float = 1.0
+    """Relative weight of spatial attention."""
+
+
+@dataclass
+class Distill:
+    attention: Optional[AttentionTerm] = None
+    """A-SKD: 1 - cos between the student's and the teacher's attention maps."""
+
+
+@dataclass
+class Train:
+    epochs: float = 20.0
+    """Passes over the training images."""
+    batch: int = 128
+    """Images per optimiser step, over all processes together."""
+    optimizer: Optimizer = Optimizer.sgd
+    """sgd or adamw."""
+    lr: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """SGD's momentum."""
+    nesterov: bool = True
+    """SGD with Nesterov's momentum."""
+    weight_decay: float = 5e-4
+    """Decay per step and learning rate."""
+    decay_all: bool = False
+    """Decay norms, PReLU slopes and biases too (released A-SKD code)."""
+    schedule: Schedule = Schedule.polynomial
+    """Shape of the learning rate."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up."""
+    milestones: list[float] = field(default_factory=list)
+    """Epochs after which multistep multiplies by gamma."""
+    gamma: float = 0.1
+    """Factor of multistep."""
+    power: float = 2.0
+    """Exponent of polynomial."""
+    clip: Optional[float] = 5.0
+    """Largest norm of the gradient; null: none."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    log_every: int = 20
+    """Steps between log lines."""
+
+
+@dataclass
+class Eval:
+    sets: list[str] = field(default_factory=list)
+    """Verification sets of the benchmark: names from the dataset's card, `card/name`, or a .bin file."""
+    sizes: list[int] = field(default_factory=lambda: [112, 56, 28, 14])
+    """Pixels: image sizes to verify at."""
+    protocols: list[Protocol] = field(default_factory=lambda: [Protocol.insightface, Protocol.askd])
+    """How pairs are scored."""
+    during: list[str] = field(default_factory=list)
+    """Verification sets scored during training, at the training sizes; `holdout` is the held-out identities (all pairs, AUC)."""
+    every_epochs: float = 1.0
+    """Epochs between verifications during training."""
+    select: str = "last"
+    """Which checkpoint becomes the model: last, or a set of `eval.during` whose mean AUC is then maximised."""
+    batch: int = 128
+    """Images per forward pass."""
+
+
+@dataclass
+class Teacher:
+    checkpoint: Optional[str] = None
+    """Run folder or checkpoint of the frozen teacher; null: runs/<teacher.recipe>/teacher/seed<k>, trained first if it is not there."""
+    recipe: Optional[str] = None
+    """Recipe that trains the teacher; null: this one."""
+    sizes: list[int] = field(default_factory=lambda: [112])
+    """Pixels: input sizes askd.teach trains at; anything but 112 makes it a baseline."""
+
+
+@dataclass
+class Baseline:
+    enabled: bool = False
+    """Also train the student's network without a teacher, under the same data, seed and schedule, to compare with."""
+
+
+@dataclass
+class Recipe:
+    name: str = MISSING
+    """Name of the run folder: runs/<name>."""
+    seed: int = 0
+    """Seed of weights, order, flips, sizes and dropout."""
+    out: str = "runs"
+    """Folder under which run folders lie."""
+    device: Device = Device.auto
+    """auto takes CUDA where there is one."""
+    precision: Precision = Precision.auto
+    """Arithmetic of the trunk; auto takes bf16 where the machine computes it."""
+    compile: bool = False
+    """torch.compile trunk and teacher: minutes at the start, faster steps (needs a C++ compiler on CPU)."""
+    resume: Resume = Resume.auto
+    """auto goes on from the newest checkpoint of the same recipe; never starts anew, and refuses to overwrite."""
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    head: Head = field(default_factory=Head)
+    distill: Distill = field(default_factory=Distill)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    teacher: Teacher = field(default_factory=Teacher)
+    baseline: Baseline = field(default_factory=Baseline)
+    after: list[After] = field(default_factory=list)
+    """Verbs to run when training is done: benchmark, export."""

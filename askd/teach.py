@@ -1,0 +1,328 @@
+"""Train one network by identity alone: a teacher at full resolution, or, at smaller `teacher.sizes`, a baseline.
+
+`train_role` below is the training of every verb: data, network, method, optimiser, loop, model on disk, in that order.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from askd import __version__, cli
+from askd.data.cards import Card, load_card, open_verification
+from askd.data.faces import FaceSet, Subset, split_by_hash
+from askd.data.loader import TrainingBatches, prepare
+from askd.data.pairs import PairSet, all_pairs
+from askd.distiller import Distiller, Trunk, attention_term
+from askd.engine import dist
+from askd.engine.checkpoint import load_module, read_state, save_weights
+from askd.engine.loop import Summary, train
+from askd.engine.precision import Precision, choose_precision
+from askd.engine.schedule import make_schedule
+from askd.errors import CheckpointError, DataError, RecipeError
+from askd.evaluation.embed import decode_all, embed
+from askd.evaluation.overlay import attention_figure
+from askd.evaluation.verification import score_pairs
+from askd.heads.classifier import ArcFaceHead
+from askd.models import make_backbone
+from askd.models.iresnet import IResNet
+from askd.recipe import differences, load, save, training_view
+from askd.schema import Device, Recipe, Resume
+from askd.teachers import Teacher, load_backbone, weights_hash
+
+WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
+
+
+def main(argv: list[str]) -> None:
+    """`python -m askd.teach recipe=NAME [key=value ...]`"""
+    recipe = load(argv)
+    role = "teacher" if recipe.teacher.sizes == [112] else "baseline"
+    recipe.data.sizes = recipe.teacher.sizes
+    with dist.init_from_env(choose_device(recipe)) as device:
+        folder = train_role(recipe, role, device)
+    if dist.is_main():
+        print(f"{role}: {folder}")
+
+
+def choose_device(recipe: Recipe) -> str:
+    """cpu or cuda; asking for CUDA where there is none is an error."""
+    if recipe.device is Device.cuda and not torch.cuda.is_available():
+        raise RecipeError("device=cuda, but this machine has no CUDA device; use device=auto or device=cpu")
+    return "cuda" if recipe.device is not Device.cpu and torch.cuda.is_available() else "cpu"
+
+
+def run_folder(recipe: Recipe, role: str) -> Path:
+    """runs/<recipe>/<role>/seed<k>."""
+    return Path(recipe.out) / recipe.name / role / f"seed{recipe.seed}"
+
+
+def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Path | None = None) -> Path:
+    """Train `role` (teacher, baseline or student) to the end, resuming if it was begun, and return its run folder.
+
+    A finished run of the same recipe is left as it is. teacher_path: the student's teacher; None for the other roles.
+    """
+    folder = run_folder(recipe, role)
+    precision = choose_precision(recipe.precision.name, device)
+
+    card, faces, held_out = open_training(recipe)
+    sizes = recipe.teacher.sizes if role == "teacher" else recipe.data.sizes
+    teacher_backbone, teacher_meta = load_backbone(teacher_path) if teacher_path else (None, {})
+    torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
+    backbone = build_backbone(recipe, role, teacher_backbone)
+    head = ArcFaceHead(recipe.network.embedding, len(faces.class_names), recipe.head.margin, recipe.head.logit_scale)
+    terms = make_terms(recipe) if role == "student" else {}
+    if terms:
+        check_terms(terms, backbone, teacher_backbone, recipe.network.backbone, str(teacher_path))
+    identity = {"role": role, "recipe": training_view(recipe, role), "classes": len(faces.class_names), "images": len(faces)}
+    if teacher_backbone is not None:
+        identity["teacher"] = weights_hash(teacher_backbone)
+    if is_finished(folder, identity, recipe.resume):
+        return folder
+
+    watched = {name: watched_set(name, card, recipe, held_out) for name in recipe.eval.during}
+    batches = TrainingBatches(
+        faces, batch=recipe.train.batch, sizes=sizes, flip=recipe.data.flip, augment=recipe.data.augment.name, seed=recipe.seed,
+        workers=recipe.data.workers, rank=dist.rank(), world=dist.world_size(),
+    )
+    if dist.is_main():
+        begin_folder(folder, recipe, identity, faces)
+    dist.barrier()
+
+    backbone.to(device=device, memory_format=torch.channels_last)
+    head.to(device)
+    teacher = Teacher(teacher_backbone, device, recipe.compile) if terms else None
+    trunk = parallel(Trunk(backbone), device)
+    unit_trunk = torch.compile(trunk) if recipe.compile else trunk
+    distiller = Distiller(unit_trunk, parallel(head, device), teacher, terms)
+    optimizer = make_optimizer(recipe, [backbone, head])
+    per_epoch = batches.steps_per_epoch
+    steps = max(round(recipe.train.epochs * per_epoch), 1)
+    schedule = make_schedule(
+        recipe.train.schedule.name, steps=steps, warmup=round(recipe.train.warmup_epochs * per_epoch),
+        milestones=[round(m * per_epoch) for m in recipe.train.milestones], gamma=recipe.train.gamma, power=recipe.train.power,
+    )
+    degradation, quantise = recipe.data.degradation.name, recipe.data.quantise
+
+    def unit(batch):
+        return distiller(*prepare(batch, device, degradation, quantise))
+
+    evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
+    if dist.is_main():
+        print(
+            f"{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
+            f"{', '.join(map(str, sizes))} px on {device}, {precision.why}; {len(faces)} images of {len(faces.class_names)} "
+            f"people, {steps} steps of {recipe.train.batch} ({recipe.train.epochs:g} epochs)", file=sys.stderr,
+        )
+    summary = train(
+        unit=unit, modules={"trunk": backbone, "head": head}, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
+        precision=precision, clip=recipe.train.clip, folder=folder, checkpoint_every=recipe.train.checkpoint_every,
+        log_every=recipe.train.log_every, evaluate=evaluate, evaluate_every=max(round(recipe.eval.every_epochs * per_epoch), 1),
+        select=None if recipe.eval.select == "last" else f"{recipe.eval.select}/auc", resume=recipe.resume is Resume.auto,
+        title=f"{recipe.name} {role}",
+    )
+    if summary.best_path is not None:
+        load_module(backbone, read_state(summary.best_path)["modules"]["trunk"], summary.best_path)
+    if dist.is_main():
+        meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
+        save_weights(folder, backbone.state_dict(), meta)
+    dist.barrier()
+    return folder
+
+
+def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
+    """The card, the training faces, and the held-out identities (None without data.holdout); renders a demo set that is not there."""
+    card = load_card(recipe.data.set)
+    if dist.is_main():
+        card.prepare(recipe.data.path, workers=max(recipe.data.workers, os.cpu_count() or 1), progress=show_rendering)
+    dist.barrier()
+    faces = card.training_faces(recipe.data.path, min_images=recipe.data.min_images)
+    held_out = None
+    if recipe.data.holdout > 0:
+        kept, out = split_by_hash(faces.class_names, recipe.data.holdout)
+        faces, held_out = Subset(faces, kept), Subset(faces, out)
+    if len(faces) < recipe.train.batch:
+        raise DataError(f"{recipe.data.set}: {len(faces)} training images are fewer than train.batch={recipe.train.batch}; lower it")
+    return card, faces, held_out
+
+
+def show_rendering(done: int, total: int) -> None:
+    """One line that is overwritten while demo faces are drawn."""
+    end = "\n" if done == total else ""
+    if sys.stderr.isatty() or done == total:
+        print(f"\rrendering the demo's faces: {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNet:
+    """A new network of the recipe's architecture, at random or from `network.init` (which a teacher ignores unless it is a path)."""
+    backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
+    if recipe.network.initialiser.name == "xavier":
+        for module in backbone.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight)
+    init = recipe.network.init
+    if role == "teacher" or init == "random":
+        return backbone
+    if init == "teacher" and teacher is None:
+        raise RecipeError("network.init=teacher, but a baseline has no teacher; give the path of a run folder instead")
+    source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
+    load_module(backbone, source.state_dict(), name)
+    return backbone
+
+
+def network_options(recipe: Recipe) -> dict:
+    """The recipe's `network` as make_backbone's options."""
+    network = recipe.network
+    return {
+        "attention": network.attention.name, "spatial_kernel": network.spatial_kernel, "reduction": network.reduction,
+        "embedding": network.embedding, "dropout": network.dropout,
+    }
+
+
+def make_terms(recipe: Recipe) -> dict[str, tuple[float, Callable]]:
+    """The recipe's distillation terms: name -> (weight, loss)."""
+    attention = recipe.distill.attention
+    if attention is None:
+        return {}
+    return {
+        "attention": (attention.weight, attention_term(
+            attention.space.name, attention.reduction.name, attention.channel, attention.spatial,
+        )),
+    }
+
+
+def check_terms(terms: dict, student: IResNet, teacher: IResNet, student_name: str, teacher_name: str) -> None:
+    """RecipeError before training where a term cannot compare the two networks; found by one forward pass of two blank images."""
+    blank = torch.zeros(2, 3, 112, 112)
+    with torch.no_grad():
+        ours, theirs = student.eval().forward_all(blank), teacher.eval().forward_all(blank)
+        for name, (_, term) in terms.items():
+            try:
+                term(ours, theirs)
+            except ValueError as error:
+                raise RecipeError(
+                    f"distill.{name} does not fit student {student_name} and teacher {teacher_name}: {error}; "
+                    "use a teacher of the student's architecture (network.*) or drop the term"
+                ) from None
+    student.train()
+
+
+def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
+    """Whether this very training is done already; CheckpointError, with the differences, where the folder holds another one."""
+    stored = folder / "run.json"
+    if not stored.is_file():
+        return False
+    if resume is Resume.never:
+        raise CheckpointError(f"{folder} holds a run and resume=never; remove it, or give this one another name=")
+    try:
+        changes = differences(identity, json.loads(stored.read_text()))
+    except ValueError as error:
+        raise CheckpointError(f"{stored} is corrupt ({error}); remove {folder} to train again") from None
+    if changes:
+        raise CheckpointError(
+            f"{folder} was trained otherwise ({'; '.join(changes)}); give this run another name=, or remove that folder"
+        )
+    finished = (folder / "meta.json").is_file()
+    if finished and dist.is_main():
+        print(f"{identity['role']}: {folder} is done already", file=sys.stderr)
+    return finished
+
+
+def begin_folder(folder: Path, recipe: Recipe, identity: dict, faces: FaceSet) -> None:
+    """Make the run folder: the resolved recipe, what the weights depend on, and the identity behind each class id."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save(recipe, folder / "recipe.yaml")
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in faces.class_names))
+        (folder / "run.json").write_text(json.dumps(identity, indent=1, sort_keys=True))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder} ({error.strerror}); choose another out=") from None
+
+
+def parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module under DDP where there are several processes."""
+    if dist.world_size() == 1:
+        return module
+    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+
+def make_optimizer(recipe: Recipe, modules: list[nn.Module]) -> torch.optim.Optimizer:
+    """SGD or AdamW; vectors (norms, PReLU slopes, biases) are spared weight decay unless train.decay_all."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if recipe.train.decay_all or p.ndim > 1]
+    spared = [p for p in parameters if not (recipe.train.decay_all or p.ndim > 1)]
+    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}] if spared else [{"params": decayed}]
+    options = {"lr": recipe.train.lr, "weight_decay": recipe.train.weight_decay, "fused": True}
+    if recipe.train.optimizer.name == "adamw":
+        return torch.optim.AdamW(groups, **options)
+    return torch.optim.SGD(groups, momentum=recipe.train.momentum, nesterov=recipe.train.nesterov, **options)
+
+
+def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None) -> tuple[PairSet, torch.Tensor]:
+    """A verification set to score during training, and its decoded images."""
+    pairs = all_pairs(held_out, "holdout") if name == "holdout" else open_verification(name, card, recipe.data.path)
+    return pairs, decode_all(pairs)
+
+
+def make_evaluate(
+    watched: dict[str, tuple[PairSet, torch.Tensor]], backbone: IResNet, sizes: list[int], recipe: Recipe, precision: Precision,
+    device: torch.device, teacher: Teacher | None,
+) -> Callable[[int], dict[str, float | np.ndarray]]:
+    """A function that scores the sets at the training sizes: SET/auc (mean over sizes), SET/<size>px/{auc,accuracy}, and the attention figure."""
+    first_pairs, first_images = next(iter(watched.values()))
+
+    def score() -> dict[str, float | np.ndarray]:
+        backbone.eval()
+        results = {}
+        for name, (pairs, images) in watched.items():
+            areas = []
+            for size in sizes:
+                with precision.autocast():
+                    plain, flipped = embed(
+                        backbone, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch,
+                        quantise=recipe.data.quantise,
+                    )
+                scored = score_pairs(plain, flipped, pairs.left, pairs.right, pairs.same, pairs.fold, recipe.eval.protocols[0].name)
+                if scored.auc is None:
+                    raise DataError(f"{name} cannot be watched during training: {scored.note}")
+                results[f"{name}/{size}px/auc"] = scored.auc
+                if scored.accuracy is not None:
+                    results[f"{name}/{size}px/accuracy"] = scored.accuracy
+                areas.append(scored.auc)
+            results[f"{name}/auc"] = math.fsum(areas) / len(areas)
+        networks = {"student": (backbone, min(sizes))} | ({"teacher": (teacher.backbone, 112)} if teacher else {})
+        figure = attention_figure(networks, first_images[:4], recipe.data.degradation.name, device)
+        return results | ({"attention": figure} if figure is not None else {})
+
+    def evaluate(step: int) -> dict[str, float | np.ndarray]:
+        return dist.all_gather(score() if dist.is_main() else None)[0]
+
+    return evaluate
+
+
+def describe(
+    recipe: Recipe, role: str, sizes: list[int], summary: Summary, identity: dict, teacher_path: Path | None, teacher_meta: dict,
+) -> dict:
+    """meta.json: all that a consumer needs to rebuild and feed the network, and how it came about."""
+    return {
+        "role": role, "recipe": recipe.name, "seed": recipe.seed, "backbone": recipe.network.backbone,
+        "network": network_options(recipe), "embedding": recipe.network.embedding,
+        "input": {"size": 112, "colour": "RGB", "mean": 127.5, "std": 127.5, "layout": "NCHW"},
+        "sizes": sizes, "degradation": recipe.data.degradation.name, "quantise": recipe.data.quantise,
+        "data": recipe.data.set, "classes": identity["classes"], "images": identity["images"],
+        "teacher": None if teacher_path is None else {"path": str(teacher_path), "sha256": identity["teacher"], "recipe": teacher_meta.get("recipe")},
+        "training": {key: value for key, value in asdict(summary).items() if key not in ("best_path", "seconds", "images_per_second")},
+        "versions": {"askd": __version__, "torch": torch.__version__},
+    }
+
+
+if __name__ == "__main__":
+    cli.run("teach", WHAT, main)

@@ -1,0 +1,73 @@
+"""Networks from disk: our run folders, released A-SKD checkpoints and arcface_torch backbones; frozen when they teach."""
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from askd.engine.checkpoint import load_module, load_weights
+from askd.errors import CheckpointError
+from askd.models import make_backbone
+from askd.models.features import Features
+from askd.models.imported import import_checkpoint
+from askd.models.iresnet import IResNet
+
+
+def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
+    """The network in a run folder (model.safetensors + meta.json) or in a foreign checkpoint file, and what is known of it.
+
+    Strict: every key fits, or CheckpointError names the first that does not.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix != ".safetensors":
+        return import_checkpoint(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run folder or checkpoint; train it first (python -m askd.teach), or correct the path")
+    weights, meta = load_weights(path)
+    try:
+        backbone = make_backbone(meta["backbone"], **meta["network"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}/meta.json does not describe a network ({error}); the run was made by another version") from None
+    load_module(backbone, weights, path)
+    return backbone, meta
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over names and bytes of all weights: the same network anywhere has the same hash."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Teacher:
+    """A frozen network called on HR images: eval mode, no gradient, batch norms folded into the convolutions before them.
+
+    Not an nn.Module on purpose: it can enter nobody's state_dict, DDP or train().
+    """
+
+    def __init__(self, backbone: IResNet, device: torch.device, compile: bool = False):
+        self.backbone = fold_batch_norms(backbone.eval().requires_grad_(False))
+        self.backbone.to(device=device, memory_format=torch.channels_last)
+        self._forward = torch.compile(self.backbone.forward_all) if compile else self.backbone.forward_all
+
+    def __call__(self, image: Tensor) -> Features:
+        """(B, 3, 112, 112) in [-1, 1] -> Features without gradient."""
+        with torch.no_grad():
+            return self._forward(image)
+
+
+def fold_batch_norms(backbone: IResNet) -> IResNet:
+    """Fold every batch norm that follows a convolution into it, in place; the ones before a convolution stay (its padding is zero)."""
+    backbone.stem[0], backbone.stem[1] = fuse_conv_bn_eval(backbone.stem[0], backbone.stem[1]), nn.Identity()
+    for stage in backbone.stages:
+        for block in stage:
+            block.conv1, block.bn2 = fuse_conv_bn_eval(block.conv1, block.bn2), nn.Identity()
+            block.conv2, block.bn3 = fuse_conv_bn_eval(block.conv2, block.bn3), nn.Identity()
+            if block.shortcut is not None:
+                block.shortcut = nn.Sequential(fuse_conv_bn_eval(block.shortcut[0], block.shortcut[1]))
+    return backbone

@@ -1,0 +1,83 @@
+"""Run a recipe over several seeds and say what holds on average: headroom first, then A-SKD against the baseline.
+
+    python benchmarks/seeds.py RECIPE SEEDS [jobs=1] [threads=N] [key=value ...]     for example: demo_full 3 jobs=2 threads=1
+
+Each seed is one `python -m askd.distill recipe=RECIPE seed=K ...`; its benchmark is appended to benchmarks/results/RECIPE.jsonl
+(one line per seed, with the overrides), and seeds already there are not run again. The table is made from that file.
+"""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from askd.evaluation.intervals import mean_and_t_interval
+from askd.recipe import load
+
+RESULTS = Path(__file__).parent / "results"
+MACHINE_KEYS = ("data.path", "out", "jobs", "threads", "compile", "data.workers")  # where and how fast, not what
+
+
+def main() -> None:
+    recipe_name, seeds = sys.argv[1], int(sys.argv[2])
+    options = dict(argument.split("=", 1) for argument in sys.argv[3:])
+    jobs, threads = int(options.pop("jobs", 1)), options.pop("threads", None)
+    kept = {key: value for key, value in options.items() if key not in MACHINE_KEYS}
+    name = options.get("name", recipe_name)
+    results = RESULTS / f"{name}.jsonl"
+    done = {line["seed"] for line in read(results) if line["overrides"] == kept}
+
+    def run(seed: int) -> None:
+        arguments = [f"recipe={recipe_name}", f"seed={seed}", *(f"{key}={value}" for key, value in options.items())]
+        recipe = load(arguments)
+        environment = {**os.environ, **({"OMP_NUM_THREADS": threads} if threads else {})}
+        subprocess.run([sys.executable, "-m", "askd.distill", *arguments], check=True, env=environment)
+        document = json.loads((Path(recipe.out) / recipe.name / "benchmark" / f"seed{seed}" / "results.json").read_text())
+        RESULTS.mkdir(exist_ok=True)
+        with open(results, "a") as file:
+            file.write(json.dumps({"recipe": name, "seed": seed, "overrides": kept, **document}, sort_keys=True) + "\n")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(run, [seed for seed in range(seeds) if seed not in done]))
+    summarise([line for line in read(results) if line["overrides"] == kept])
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a results file, none where it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summarise(lines: list[dict]) -> None:
+    """Markdown: per set, protocol and model the mean over seeds at each size, and every difference with Student's t interval."""
+    rows = [row for line in lines for row in line["rows"]]
+    for name, protocol in dict.fromkeys((row["set"], row["protocol"]) for row in rows):
+        mine = [row for row in rows if (row["set"], row["protocol"]) == (name, protocol)]
+        figure = "accuracy" if mine[0]["accuracy"] is not None else "auc"
+        sizes = sorted({row["size"] for row in mine}, reverse=True)
+        print(f"\n{name}, protocol {protocol}: {figure} (%), mean ± standard deviation over {len(lines)} seeds\n")
+        print("| model |" + "".join(f" {size} px |" for size in sizes) + "\n|---|" + "---:|" * len(sizes))
+        for model in dict.fromkeys(row["model"] for row in mine):
+            cells = [[100 * row[figure] for row in mine if (row["model"], row["size"]) == (model, size)] for size in sizes]
+            print(f"| {model} |" + "".join(f" {mean(cell):.2f} ± {deviation(cell):.2f} |" for cell in cells))
+    print("\n| difference (points) | set | px | figure | per seed | mean [95 % t interval] |\n|---|---|---:|---|---|---:|")
+    found = [difference for line in lines for difference in line["context"]["differences"]]
+    for key in dict.fromkeys((d["what"], d["set"], d["size"], d["figure"]) for d in found):
+        values = [100 * d["value"] for d in found if (d["what"], d["set"], d["size"], d["figure"]) == key]
+        interval = mean_and_t_interval(values)
+        bounds = "one seed: none" if interval.low is None else f"{interval.low:+.2f}, {interval.high:+.2f}"
+        print(f"| {' | '.join(map(str, key))} | {', '.join(f'{v:+.2f}' for v in values)} | {interval.value:+.2f} [{bounds}] |")
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def deviation(values: list[float]) -> float:
+    return (sum((v - mean(values)) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    main()

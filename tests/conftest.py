@@ -1,0 +1,18 @@
+"""Fixtures shared by all tests."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of research data (real faces, real models), which is not part of the project; skips where it is absent."""
+    for folder in (os.environ.get("ASKD_SHARED"), REPOSITORY.parent / "shared"):
+        if folder and (Path(folder) / "data").is_dir():
+            return Path(folder)
+    pytest.skip("no research data: set ASKD_SHARED to the folder that holds data/ and models/")

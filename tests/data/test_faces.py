@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from askd.data.faces import Subset, open_faces, split_by_hash
+from askd.data.folder import FolderSet
+from askd.data.recordio import RecordSet, write_recordio
+from askd.errors import DataError
+
+IMAGES = [(0, b"a1"), (1, b"b1"), (1, b"b2"), (2, b"c1"), (3, b"d1"), (3, b"d2"), (3, b"d3")]
+
+
+@pytest.fixture
+def records(tmp_path):
+    write_recordio(tmp_path / "set", IMAGES, 4)
+    return tmp_path / "set"
+
+
+def contents(faces):
+    return [(faces.class_names[label], faces.encoded(i)) for i, label in enumerate(faces.labels)]
+
+
+def test_subset_relabels_in_the_order_given(records):
+    base = RecordSet(records)
+    subset = Subset(base, [3, 1])
+    assert subset.class_names == ["3", "1"]
+    assert subset.labels.tolist() == [1, 1, 0, 0, 0] and subset.labels.dtype == np.int64
+    assert contents(subset) == [("1", b"b1"), ("1", b"b2"), ("3", b"d1"), ("3", b"d2"), ("3", b"d3")]
+    assert subset.name(2) == base.name(4)
+    assert contents(pickle.loads(pickle.dumps(Subset(subset, [1])))) == [("1", b"b1"), ("1", b"b2")]
+
+
+@pytest.mark.parametrize("ids", [[], [4], [-1], [1, 1]])
+def test_subset_of_ids_that_are_not_there(records, ids):
+    with pytest.raises(DataError, match="distinct class ids from 0 to 3"):
+        Subset(RecordSet(records), ids)
+
+
+def test_open_faces_recognises_records(records):
+    assert isinstance(open_faces(records), RecordSet)
+    assert isinstance(open_faces(records / "train.rec"), RecordSet)
+    assert contents(open_faces(records)) == [(str(label), image) for label, image in IMAGES]
+    assert contents(open_faces(records, people=["1", "0"])) == [("0", b"a1"), ("1", b"b1"), ("1", b"b2")]
+    assert open_faces(records, min_images=2).class_names == ["1", "3"]
+    with pytest.raises(DataError, match="lacks 1 of the 2 people asked for, Ada"):
+        open_faces(records, people=["Ada", "1"])
+    with pytest.raises(DataError, match="none of 4 identities has 9"):
+        open_faces(records, min_images=9)
+
+
+def test_open_faces_recognises_folders(tmp_path):
+    (tmp_path / "Ada").mkdir()
+    (tmp_path / "Ada" / "1.jpg").write_bytes(b"ada")
+    (tmp_path / "Bob").mkdir()
+    (tmp_path / "Bob" / "1.jpg").write_bytes(b"bob")
+    assert isinstance(open_faces(tmp_path), FolderSet)
+    assert contents(open_faces(tmp_path, people=["Bob"])) == [("Bob", b"bob")]
+
+
+def test_open_faces_says_what_it_looked_for(tmp_path):
+    with pytest.raises(DataError, match="nowhere: does not exist; looked for .*nowhere/train.rec .*nowhere/<identity>"):
+        open_faces(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds neither"):
+        open_faces(tmp_path)
+    (tmp_path / "faces.csv").touch()
+    with pytest.raises(DataError, match="faces.csv: is neither"):
+        open_faces(tmp_path / "faces.csv")
+
+
+def test_split_by_hash_is_the_hash_of_the_name():
+    names = [f"person {i}" for i in range(500)]
+    kept, held = split_by_hash(names, 0.1)
+    digest = [int(hashlib.sha256(f"askd:{name}".encode()).hexdigest(), 16) for name in names]
+    assert held.tolist() == [i for i, number in enumerate(digest) if number * 10 < 2**256]
+    assert sorted([*kept, *held]) == list(range(500))
+    assert 25 <= len(held) <= 75
+    assert not np.array_equal(held, split_by_hash(names, 0.1, salt="other")[1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.permutations([f"\u00e9 {i}" for i in range(60)]))
+def test_a_person_stays_on_their_side_whoever_else_is_there(names):
+    fewer = names[:35]
+    held = {names[i] for i in split_by_hash(names, 0.4)[1]}
+    assert {fewer[i] for i in split_by_hash(fewer, 0.4)[1]} == held & set(fewer)
+
+
+def test_split_that_holds_out_no_one():
+    assert [ids.tolist() for ids in split_by_hash(["a", "b"], 0)] == [[0, 1], []]
+    for fraction in (1e-9, 1 - 1e-9):
+        with pytest.raises(DataError, match="of 2 people by hash keeps"):
+            split_by_hash(["a", "b"], fraction)
+    for fraction in (-0.1, 1):
+        with pytest.raises(DataError, match="at least 0 and less than 1"):
+            split_by_hash(["a", "b"], fraction)

@@ -1,0 +1,128 @@
+"""Every recipe loads and names only what exists; casia_x4_released is the released code's settings; misspelt ones lead to the right."""
+
+from __future__ import annotations
+
+import pytest
+
+from askd.data.cards import Card, load_card
+from askd.errors import RecipeError
+from askd.models import BACKBONES
+from askd.recipe import load
+from askd.resources import list_resources
+from askd.schema import Attention, Augment, Degradation, Initialiser, Optimizer, Precision, Protocol, Reduction, Schedule, Space
+
+RECIPES = sorted(list_resources("recipes"))
+
+
+def test_the_promised_recipes_are_there():
+    promised = {"demo", "demo_full", "demo_full_x4", "lfw", "lfw_x4", "lfw_x8", "ms1m", "casia", "casia_x4_released", "tinyface_24"}
+    promised |= {f"{data}_x{scale}" for data in ("ms1m", "casia") for scale in (2, 4, 8)}
+    assert promised <= set(RECIPES)
+
+
+def exists(spec: str, card: Card) -> bool:
+    if "/" in spec:
+        other, spec = spec.split("/")
+        card = load_card(other)
+    return spec in card.sets
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_names_what_exists(name):
+    recipe = load([f"recipe={name}"])
+    assert recipe.name == name
+    card = load_card(recipe.data.set)
+    assert card.training is not None
+    assert recipe.eval.sets and all(exists(spec, card) for spec in recipe.eval.sets)
+    assert all(spec == "holdout" or exists(spec, card) for spec in recipe.eval.during)
+    assert recipe.network.backbone in BACKBONES
+    assert all(1 <= size <= 112 for size in (*recipe.data.sizes, *recipe.eval.sizes))
+    if recipe.teacher.recipe is not None:
+        teacher = load([f"recipe={recipe.teacher.recipe}"])
+        # What lets the student's maps be compared with the teacher's one by one, and its images be the teacher's.
+        assert (teacher.network, teacher.data.set, teacher.teacher.sizes) == (recipe.network, recipe.data.set, [112])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_scale_in_the_name_is_the_size(name):
+    if "_x" in name:
+        scale = int(name.split("_x")[1].split("_")[0])
+        assert load([f"recipe={name}"]).data.sizes == [112 // scale]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_header_says_what_and_how(name):
+    header = [line for line in list_resources("recipes")[name].read_text().splitlines() if line.startswith("#")]
+    assert f"recipe={name}" in header[1]
+    assert header[2].startswith("# Needs")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_baselines_where_they_are_cheap(name):
+    recipe = load([f"recipe={name}"])
+    assert recipe.baseline.enabled is (recipe.data.set in ("demo", "demo_full", "lfw"))
+
+
+def test_casia_x4_released_is_the_released_code():
+    recipe = load(["recipe=casia_x4_released"])
+    data, network, head, train = recipe.data, recipe.network, recipe.head, recipe.train
+    assert data.set == "casia" and data.sizes == [28]
+    assert data.degradation is Degradation.released and data.quantise is False
+    assert data.flip is True and data.augment is Augment.none
+    assert (network.backbone, network.embedding, network.dropout) == ("iresnet50", 512, 0.4)
+    assert network.attention is Attention.cbam
+    assert (network.spatial_kernel, network.reduction) == (3, 16)
+    assert network.initialiser is Initialiser.xavier and network.init == "random"
+    assert (head.margin, head.logit_scale) == (0.5, 32)
+    attention = recipe.distill.attention
+    assert attention.space is Space.logits and attention.reduction is Reduction.sum and attention.weight == 5
+    assert attention.channel == attention.spatial == 1
+    assert train.optimizer is Optimizer.sgd and train.nesterov is True
+    assert (train.lr, train.momentum, train.weight_decay, train.decay_all) == (0.1, 0.9, 5e-4, True)
+    assert (train.batch, train.epochs) == (128, 20)
+    assert train.schedule is Schedule.multistep and (train.gamma, train.warmup_epochs) == (0.1, 0)
+    # Stepped before training at the 1-based epochs 6, 11, 15, 17: after 5, 10, 14, 16 whole epochs.
+    assert train.milestones == [epoch - 1 for epoch in (6, 11, 15, 17)]
+    assert train.clip is None and recipe.precision is Precision.fp32
+    assert recipe.eval.protocols == [Protocol.askd]
+    assert recipe.teacher.recipe is None and recipe.teacher.sizes == [112]  # the teacher was trained by the same code
+
+
+def test_lfw_never_looks_at_the_devtest_people():
+    recipe = load(["recipe=lfw_x8"])
+    assert recipe.eval.during == ["holdout"] and recipe.eval.select == "holdout" and recipe.data.holdout == 0.1
+    assert "view2" not in recipe.eval.sets  # the training people are in it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closest"),
+    [
+        (["recipe=ms1n_x4"], "ms1m_x4"),
+        (["recipe=demo", "data.sizs=[8]"], "data.sizes"),
+        (["recipe=demo", "trian.lr=1"], "train"),
+        (["recipe=demo", "distill.atention.weight=5"], "distill.attention"),
+        (["recipe=demo", "data.sizes=five"], "data.sizes.*five"),
+        (["recipe=demo", "data.sizes=[113]"], "data.sizes.*112.*113"),
+        (["recipe=demo", "data.sizes=[0]"], "data.sizes.*1.*112.*0"),
+        (["recipe=demo", "data.degradation=bicubik"], "data.degradation.*bicubic"),
+        (["recipe=demo", "train.epochs=many"], "train.epochs.*many"),
+        (["recipe=demo", "baseline.enabled=perhaps"], "baseline.enabled.*perhaps"),
+    ],
+)
+def test_misspelt_argument_leads_to_the_right_one(arguments, closest):
+    with pytest.raises(RecipeError, match=closest) as refused:
+        load(arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_misspelt_recipe_file_leads_to_the_right_key(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: demo\ntrain: {epoch: 3}\n")
+    with pytest.raises(RecipeError, match="train.epochs"):
+        load([f"recipe={path}"])
+    path.write_text("extends: demoo\n")
+    with pytest.raises(RecipeError, match="demo"):
+        load([f"recipe={path}"])
+    path.write_text("extends: demo\ntrain: {epochs: 3}\n")
+    recipe = load([f"recipe={path.with_suffix('')}", "train.batch=7"])  # the suffix may be left out
+    assert (recipe.name, recipe.train.epochs, recipe.train.batch, recipe.data.set) == ("mine", 3, 7, "demo")
