@@ -27,12 +27,14 @@ setup(
         "onnxscript>=0.7.2",
         "insightface>=2.1",
         "albumentations>=2.0.8",
-        # Headless, because it works without libGL. insightface pulls in opencv-python, whose files overwrite this one's:
+        # Headless, because it works without libGL. insightface pulls in opencv-python, whose files overwrite these:
         # after installing, `pip install --force-reinstall --no-deps opencv-python-headless`.
         "opencv-python-headless>=5.0.0.93",
         "tensorboard>=2.21.0",
         "rich>=15.0.0",
         "matplotlib>=3.11.2",
     ],
-    extras_require={"test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41"]},
+    extras_require={
+        "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41"],
+    },
 )

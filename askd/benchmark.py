@@ -31,7 +31,8 @@ from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering
 from askd.teachers import load_backbone, weights_hash
 
-WHAT = "Benchmark the networks of a run folder: python -m askd.benchmark RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
+WHAT = "Verify the networks of a run folder at every size of eval.sizes, on every set of eval.sets."
+USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
 RESAMPLES = 1000  # of the people, or of the pairs where people are unknown; a fifth where impostors had to be thinned
 ROLES = ("teacher", "baseline", "student")
 
@@ -59,9 +60,9 @@ def main(argv: list[str]) -> None:
     paths = [argument for argument in argv if "=" not in argument]
     options = [argument for argument in argv if "=" in argument]
     if len(paths) != 1:
-        raise RecipeError(f"usage: python -m askd.benchmark RUNS/RECIPE [key=value ...], got {' '.join(argv) or 'nothing'}")
+        raise RecipeError(f"usage: python -m askd.benchmark {USAGE}, got {' '.join(argv) or 'nothing'}")
     folder = Path(paths[0])
-    seed = next((int(o.partition("=")[2]) for o in options if o.startswith("seed=")), 0)
+    seed = next((o.removeprefix("seed=") for o in reversed(options) if o.startswith("seed=")), "0")
     runs = {role: folder / role / f"seed{seed}" for role in ROLES if (folder / role / f"seed{seed}" / "meta.json").is_file()}
     if not runs:
         raise CheckpointError(f"{folder} holds no finished run of seed {seed} (looked for {{{','.join(ROLES)}}}/seed{seed}/meta.json)")
@@ -75,12 +76,8 @@ def main(argv: list[str]) -> None:
 
 def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> list[report.Row]:
     """Score every network on every set of `eval`, print the table and write results.json, results.md and the figures to `out`."""
-    if not recipe.eval.sets:
-        raise RecipeError(f"recipe {recipe.name} has no eval.sets to benchmark on; give eval.sets=[...]")
-    card = load_card(recipe.data.set)
-    card.prepare(recipe.data.path, workers=os.cpu_count() or 1, progress=show_rendering)
+    sets = open_sets(recipe)
     networks = {role: load_backbone(path)[0].to(device=device, memory_format=torch.channels_last).eval() for role, path in runs.items()}
-    sets = [open_verification(spec, card, recipe.data.path) for spec in recipe.eval.sets]
     scored: dict[tuple, Scored] = {}
     images_of = {}
     with counting(len(networks) * len(recipe.eval.sizes) * sum(len(pairs.images) for pairs in sets)) as advance:
@@ -109,6 +106,15 @@ def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.de
         console.print(table)
     print(differences_text(differences))
     return rows
+
+
+def open_sets(recipe: Recipe) -> list[PairSet]:
+    """The verification sets of `eval.sets`; renders a demo set that is not there."""
+    if not recipe.eval.sets:
+        raise RecipeError(f"recipe {recipe.name} has no eval.sets to benchmark on; give eval.sets=[...]")
+    card = load_card(recipe.data.set)
+    card.prepare(recipe.data.path, workers=os.cpu_count() or 1, progress=show_rendering)
+    return [open_verification(spec, card, recipe.data.path) for spec in recipe.eval.sets]
 
 
 def embed_in(recipe: Recipe, network: IResNet, images, size: int, device: torch.device, advance) -> tuple[np.ndarray, np.ndarray]:
@@ -227,4 +233,4 @@ class counting:
 
 
 if __name__ == "__main__":
-    cli.run("benchmark", WHAT, main)
+    cli.run("benchmark", WHAT, main, USAGE)

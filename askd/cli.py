@@ -10,17 +10,17 @@ from askd.errors import AskdError
 from askd.recipe import help_text
 
 
-def run(verb: str, what: str, main: Callable[[list[str]], None]) -> None:
+def run(verb: str, what: str, main: Callable[[list[str]], None], usage: str = "recipe=NAME [key=value ...]") -> None:
     """Run `main(arguments)`; exits 0, 2 for what the user can mend, 130 or 143 for an interrupt or a termination."""
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help", "help") for argument in arguments):
-        print(help_text(verb, what))
+        print(help_text(verb, what, usage))
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         main(arguments)
     except AskdError as error:
-        print(f"askd.{verb}: {error}", file=sys.stderr)
+        print(f"askd.{verb}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stopped:
         print(f"askd.{verb}: {stopped}", file=sys.stderr)

@@ -1,20 +1,20 @@
 """The main job: teacher (if there is none yet), baseline (if asked for), A-SKD student, and what `after` says: benchmark, export."""
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 from askd import cli
-from askd.benchmark import benchmark
+from askd.benchmark import benchmark, open_sets
 from askd.engine import dist
 from askd.errors import RecipeError
 from askd.export import export
 from askd.recipe import load
 from askd.schema import After, Recipe
-from askd.teach import choose_device, run_folder, train_role
+from askd.teach import build_backbone, check_terms, choose_device, make_terms, open_training, train_role
+from askd.teachers import load_backbone
 
 WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
 NOT_INHERITED = ("recipe", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.")
@@ -26,8 +26,10 @@ def main(argv: list[str]) -> None:
     recipe = load(argv)
     if recipe.distill.attention is None:
         raise RecipeError(f"recipe {recipe.name} distils nothing; set distill.attention.weight=5, or train without a teacher: askd.teach")
+    teaching = teacher_recipe(recipe, argv)
     with dist.init_from_env(choose_device(recipe)) as device:
-        teacher = find_teacher(recipe, argv, device)
+        check_first(recipe, teaching)
+        teacher = find_teacher(recipe, teaching, device)
         runs = {"teacher": teacher}
         if recipe.baseline.enabled:
             runs["baseline"] = train_role(recipe, "baseline", device)
@@ -38,17 +40,33 @@ def main(argv: list[str]) -> None:
         dist.barrier()
 
 
-def find_teacher(recipe: Recipe, argv: list[str], device: torch.device) -> Path:
-    """The run folder or checkpoint of the teacher; trains `teacher.recipe` where `teacher.checkpoint` names none."""
+def teacher_recipe(recipe: Recipe, argv: list[str]) -> Recipe:
+    """The recipe that trains the teacher: `teacher.recipe` under the same command line, or this one."""
+    if recipe.teacher.recipe is None:
+        return recipe
+    inherited = [argument for argument in argv if not argument.startswith(NOT_INHERITED)]
+    return load([f"recipe={recipe.teacher.recipe}", *inherited])
+
+
+def check_first(recipe: Recipe, teaching: Recipe) -> None:
+    """Find before any training what would stop it hours later: missing data, benchmark sets, a teacher that does not fit."""
+    open_training(recipe)
+    if After.benchmark in recipe.after:
+        open_sets(recipe)
+    if recipe.baseline.enabled:
+        build_backbone(recipe, "baseline", None)
+    checkpoint = recipe.teacher.checkpoint
+    teacher = build_backbone(teaching, "teacher", None) if checkpoint is None else load_backbone(checkpoint)[0]
+    student = build_backbone(recipe, "student", teacher)
+    check_terms(make_terms(recipe), student, teacher, recipe.network.backbone, checkpoint or teaching.network.backbone)
+
+
+def find_teacher(recipe: Recipe, teaching: Recipe, device: torch.device) -> Path:
+    """The run folder or checkpoint of the teacher; trains it by `teaching` where `teacher.checkpoint` names none."""
     if recipe.teacher.checkpoint is not None:
         return Path(recipe.teacher.checkpoint)
-    own = recipe
-    if recipe.teacher.recipe is not None:
-        inherited = [argument for argument in argv if not argument.startswith(NOT_INHERITED)]
-        own = load([f"recipe={recipe.teacher.recipe}", *inherited])
-    if dist.is_main() and not (run_folder(own, "teacher") / "meta.json").is_file():
-        print(f"no teacher yet (teacher.checkpoint is not set): training it by recipe {own.name}", file=sys.stderr)
-    return train_role(own, "teacher", device)
+    why = f"no teacher yet (teacher.checkpoint is not set): training it by recipe {teaching.name}\n"
+    return train_role(teaching, "teacher", device, why=why)
 
 
 def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
@@ -66,7 +84,10 @@ def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
         print(f"  {'export':<10} {exported}")
     print("what to try next")
     print(f"  tensorboard --logdir {folder}")
-    print(f"  python -m askd.distill recipe={recipe.name} name={recipe.name}_w20 distill.attention.weight=20")
+    print(
+        f"  python -m askd.distill recipe={runs['student'] / 'recipe.yaml'} name={recipe.name}_w20 "
+        f"teacher.checkpoint={runs['teacher']} distill.attention.weight=20"
+    )
     if After.benchmark not in recipe.after:
         print(f"  python -m askd.benchmark {folder} seed={recipe.seed}")
     if exported is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
-from askd.schema import Attention, Recipe
+from askd.schema import Attention, Optimizer, Recipe
 
 
 def load(argv: list[str]) -> Recipe:
@@ -39,7 +40,10 @@ def load(argv: list[str]) -> Recipe:
         config.name = path.stem
     if OmegaConf.is_missing(config.data, "set"):
         raise RecipeError(f"{path}: data.set is missing; name a dataset card, one of {', '.join(list_resources('datasets'))}")
-    recipe = OmegaConf.to_object(config)
+    try:
+        recipe = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:  # a ${reference} to nothing
+        raise RecipeError(f"{path}: {error.full_key or 'recipe'}: {str(error.msg or error).splitlines()[0]}") from None
     _check_values(recipe)
     return recipe
 
@@ -78,9 +82,9 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return lines
 
 
-def help_text(verb: str, what: str) -> str:
+def help_text(verb: str, what: str, usage: str) -> str:
     """What `python -m askd.VERB --help` prints: usage, recipes with their first comment line, keys with type, default and meaning."""
-    lines = [what, "", f"  python -m askd.{verb} recipe=NAME [key=value ...]", "", "recipes"]
+    lines = [what, "", f"  python -m askd.{verb} {usage}", "", "recipes"]
     for name, path in list_resources("recipes").items():
         lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
     lines += ["", "keys (default)"]
@@ -165,15 +169,27 @@ def _check_values(recipe: Recipe) -> None:
         for size in sizes:
             need(1 <= size <= 112, key, size, "between 1 and 112 pixels")
     need(0 <= recipe.data.holdout < 1, "data.holdout", recipe.data.holdout, "a fraction, 0 <= holdout < 1")
-    need(recipe.data.min_images >= 1, "data.min_images", recipe.data.min_images, "at least 1")
-    need(recipe.data.workers >= 0, "data.workers", recipe.data.workers, "0 or more")
+    for key, value, least in (
+        ("data.min_images", recipe.data.min_images, 1), ("data.workers", recipe.data.workers, 0),
+        ("network.reduction", recipe.network.reduction, 1), ("network.embedding", recipe.network.embedding, 1),
+        ("train.lr", recipe.train.lr, 0), ("train.momentum", recipe.train.momentum, 0), ("train.weight_decay", recipe.train.weight_decay, 0),
+        ("train.warmup_epochs", recipe.train.warmup_epochs, 0), ("train.batch", recipe.train.batch, 2),
+        ("train.checkpoint_every", recipe.train.checkpoint_every, 1), ("train.log_every", recipe.train.log_every, 1),
+        ("eval.batch", recipe.eval.batch, 1),
+    ):
+        need(least <= value < math.inf, key, value, f"at least {least}")
+    for key, value in (
+        ("head.logit_scale", recipe.head.logit_scale), ("train.epochs", recipe.train.epochs), ("train.gamma", recipe.train.gamma),
+        ("train.power", recipe.train.power), ("eval.every_epochs", recipe.eval.every_epochs),
+    ):
+        need(0 < value < math.inf, key, value, "above 0")
+    need(0 <= recipe.seed < 2**63, "seed", recipe.seed, "from 0 to 2^63 - 1")
+    need(recipe.train.clip is None or recipe.train.clip > 0, "train.clip", recipe.train.clip, "above 0, or null for no limit")
+    if recipe.train.optimizer is Optimizer.sgd and recipe.train.nesterov:
+        need(recipe.train.momentum > 0, "train.momentum", recipe.train.momentum, "above 0 with train.nesterov")
     need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")
     need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
     need(0 <= recipe.head.margin < 3.15, "head.margin", recipe.head.margin, "in radians, between 0 and pi")
-    need(recipe.train.batch >= 2, "train.batch", recipe.train.batch, "at least 2 (batch norm)")
-    need(recipe.train.epochs > 0, "train.epochs", recipe.train.epochs, "above 0")
-    need(recipe.train.checkpoint_every >= 1, "train.checkpoint_every", recipe.train.checkpoint_every, "at least 1")
-    need(recipe.train.log_every >= 1, "train.log_every", recipe.train.log_every, "at least 1")
     need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
     choices = ["last", *recipe.eval.during]
     need(recipe.eval.select in choices, "eval.select", recipe.eval.select, f"one of {', '.join(choices)} (last, or a set of eval.during)")

@@ -65,10 +65,11 @@ def run_folder(recipe: Recipe, role: str) -> Path:
     return Path(recipe.out) / recipe.name / role / f"seed{recipe.seed}"
 
 
-def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Path | None = None) -> Path:
+def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Path | None = None, why: str = "") -> Path:
     """Train `role` (teacher, baseline or student) to the end, resuming if it was begun, and return its run folder.
 
     A finished run of the same recipe is left as it is. teacher_path: the student's teacher; None for the other roles.
+    why: said first where there is something to train.
     """
     folder = run_folder(recipe, role)
     precision = choose_precision(recipe.precision.name, device)
@@ -93,9 +94,6 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         faces, batch=recipe.train.batch, sizes=sizes, flip=recipe.data.flip, augment=recipe.data.augment.name, seed=recipe.seed,
         workers=recipe.data.workers, rank=dist.rank(), world=dist.world_size(),
     )
-    if dist.is_main():
-        begin_folder(folder, recipe, identity, faces)
-    dist.barrier()
 
     backbone.to(device=device, memory_format=torch.channels_last)
     head.to(device)
@@ -117,11 +115,13 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
 
     evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
     if dist.is_main():
+        begin_folder(folder, recipe, identity, faces)
         print(
-            f"{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
+            f"{why}{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
             f"{', '.join(map(str, sizes))} px on {device}, {precision.why}; {len(faces)} images of {len(faces.class_names)} "
             f"people, {steps} steps of {recipe.train.batch} ({recipe.train.epochs:g} epochs)", file=sys.stderr,
         )
+    dist.barrier()
     summary = train(
         unit=unit, modules={"trunk": backbone, "head": head}, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
         precision=precision, clip=recipe.train.clip, folder=folder, checkpoint_every=recipe.train.checkpoint_every,
@@ -151,6 +151,8 @@ def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
         faces, held_out = Subset(faces, kept), Subset(faces, out)
     if len(faces) < recipe.train.batch:
         raise DataError(f"{recipe.data.set}: {len(faces)} training images are fewer than train.batch={recipe.train.batch}; lower it")
+    if recipe.train.batch % dist.world_size():
+        raise RecipeError(f"train.batch must be a multiple of the {dist.world_size()} processes, got {recipe.train.batch}")
     return card, faces, held_out
 
 
@@ -163,7 +165,10 @@ def show_rendering(done: int, total: int) -> None:
 
 def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNet:
     """A new network of the recipe's architecture, at random or from `network.init` (which a teacher ignores unless it is a path)."""
-    backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
+    try:
+        backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
+    except ValueError as error:
+        raise RecipeError(f"network.backbone: {error}") from None
     if recipe.network.initialiser.name == "xavier":
         for module in backbone.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -223,8 +228,8 @@ def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
     if resume is Resume.never:
         raise CheckpointError(f"{folder} holds a run and resume=never; remove it, or give this one another name=")
     try:
-        changes = differences(identity, json.loads(stored.read_text()))
-    except ValueError as error:
+        changes = differences(identity, dict(json.loads(stored.read_text())))
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{stored} is corrupt ({error}); remove {folder} to train again") from None
     if changes:
         raise CheckpointError(
@@ -242,7 +247,8 @@ def begin_folder(folder: Path, recipe: Recipe, identity: dict, faces: FaceSet) -
         folder.mkdir(parents=True, exist_ok=True)
         save(recipe, folder / "recipe.yaml")
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in faces.class_names))
-        (folder / "run.json").write_text(json.dumps(identity, indent=1, sort_keys=True))
+        (folder / "run.json.tmp").write_text(json.dumps(identity, indent=1, sort_keys=True))
+        os.replace(folder / "run.json.tmp", folder / "run.json")  # whole or not at all: without it nothing resumes
     except OSError as error:
         raise CheckpointError(f"cannot write {folder} ({error.strerror}); choose another out=") from None
 
@@ -269,6 +275,9 @@ def make_optimizer(recipe: Recipe, modules: list[nn.Module]) -> torch.optim.Opti
 def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None) -> tuple[PairSet, torch.Tensor]:
     """A verification set to score during training, and its decoded images."""
     pairs = all_pairs(held_out, "holdout") if name == "holdout" else open_verification(name, card, recipe.data.path)
+    if pairs.same.all() or not pairs.same.any():
+        kind = "genuine" if pairs.same.all() else "impostors"
+        raise DataError(f"eval.during={name}: all {len(pairs)} pairs are {kind}, so there is no AUC to watch; name another set")
     return pairs, decode_all(pairs)
 
 
@@ -291,8 +300,6 @@ def make_evaluate(
                         quantise=recipe.data.quantise,
                     )
                 scored = score_pairs(plain, flipped, pairs.left, pairs.right, pairs.same, pairs.fold, recipe.eval.protocols[0].name)
-                if scored.auc is None:
-                    raise DataError(f"{name} cannot be watched during training: {scored.note}")
                 results[f"{name}/{size}px/auc"] = scored.auc
                 if scored.accuracy is not None:
                     results[f"{name}/{size}px/accuracy"] = scored.accuracy

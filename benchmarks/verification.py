@@ -116,7 +116,7 @@ def main():
     scores = rng.normal(size=len(same)) + 3 * same
     (far, tar, _), seconds = timed(roc, scores, same, repeats=3)
     print(
-        f"\nROC of 1,000,000 impostors and 10,000 genuine pairs: {seconds * 1e3:.0f} ms, AUC {area(far, tar):.4f}, TAR at FAR "
+        f"\nROC, 1,000,000 impostors, 10,000 genuine: {seconds * 1e3:.0f} ms, AUC {area(far, tar):.4f}, TAR at FAR "
         + ", ".join(f"{target:g}: {value:.4f}" for target, value in tar_at_far(far, tar, 1_000_000).items())
     )
 

@@ -20,7 +20,8 @@ from askd.data.cards import load_card
 from askd.recipe import load
 from askd.resources import list_resources
 found = {kind: {name: str(path) for name, path in list_resources(kind).items()} for kind in ("recipes", "datasets")}
-print(json.dumps({"package": askd.__file__, "teacher": load(["recipe=ms1m_x4"]).teacher.recipe, "card": load_card("lfw").name, **found}))
+opened = {"teacher": load(["recipe=ms1m_x4"]).teacher.recipe, "card": load_card("lfw").name}
+print(json.dumps({"package": askd.__file__, **opened, **found}))
 """
 
 
@@ -71,7 +72,7 @@ def wheel(checkout, tmp_path_factory) -> Path:
 
 def test_wheel_holds_code_recipes_and_cards_only(wheel):
     files = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    expected = {f"askd/{path.relative_to(REPOSITORY / 'askd').as_posix()}" for path in (REPOSITORY / "askd").rglob("*.py")}
+    expected = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "askd").rglob("*.py")}
     expected |= {f"askd/{kind}/{name}.yaml" for kind in ("recipes", "datasets") for name in names(kind)}
     assert set(files) == expected
 
@@ -92,7 +93,8 @@ def test_editable_install_finds_the_checkouts_recipes(checkout, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
     # Dependencies come from this environment, as plain paths: its own .pth files, an editable askd's say, are not read.
-    (site_packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    (site_packages / "dependencies.pth").write_text("\n".join(dependencies))
     pip("install", "--editable", checkout, "--no-build-isolation", python=python)
     found = report(tmp_path, python=python)
     assert found["package"] == str(checkout / "askd" / "__init__.py")

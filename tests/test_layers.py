@@ -36,7 +36,7 @@ def part(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of all modules that a file imports anywhere in it; names taken from the package itself count as modules."""
+    """Dotted names of all modules that a file imports; names taken from the package itself count as modules."""
     module = ["askd", *path.relative_to(PACKAGE).with_suffix("").parts]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -91,6 +91,7 @@ def test_scoring_is_numpy_only():
 def test_no_torch_without_need(folder):
     """The runtime serves where torch is not installed; opening data need not load it."""
     paths = [path for path in FILES if path.is_relative_to(PACKAGE / folder)]
-    names = [".".join(["askd", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__") for path in paths]
+    modules = [path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for path in paths]
+    names = [module.removesuffix(".__init__") for module in modules]
     code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
     assert names and subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Optional
@@ -64,7 +64,7 @@ class VerificationFiles:
 
 @dataclass
 class Card:
-    """One dataset. Paths are relative to its folder, which is datasets/<name> unless the recipe's data.path says otherwise."""
+    """One dataset. Paths are relative to its folder: datasets/<name>, unless the recipe's data.path says otherwise."""
 
     name: str = MISSING
     title: str = MISSING
@@ -96,19 +96,19 @@ class Card:
             render_dataset(self._folder(path), self.render, workers=workers, progress=progress)
 
     def locate(self, path: str | None = None) -> Path:
-        """The dataset's folder, `path` or datasets/<name> under the current one; DataError where what the card expects is missing."""
+        """The folder: `path`, or datasets/<name> under the current one; DataError where an expected file is missing."""
         folder = self._folder(path)
         self._require(folder, self.expects, "")
         return folder
 
     def training_faces(self, path: str | None = None, min_images: int = 1) -> FaceSet:
-        """The faces to train on, of identities with at least `min_images` images; DataError for an evaluation-only set."""
+        """The faces to train on, of people with at least `min_images` images; DataError for an evaluation-only set."""
         if self.training is None:
             raise DataError(f"{self.name} ({self.title}) is for evaluation only; name a training set in data.set")
         folder = self.locate(path)
-        self._require(folder, [p for p in (self.training.images, self.training.people) if p is not None], " to train on")
-        people = None if self.training.people is None else read_people(folder / self.training.people)
-        return open_faces(folder / self.training.images, people=people, min_images=min_images)
+        files = self.training
+        self._require(folder, [path for path in (files.images, files.people) if path is not None], " to train on")
+        return open_faces(folder / files.images, people=_people(folder, files.people), min_images=min_images)
 
     def verification(self, set_name: str, path: str | None = None) -> PairSet:
         """One of the card's verification sets; DataError for an unknown one, or where one of its files is missing."""
@@ -123,8 +123,7 @@ class Card:
         elif files.format is SetFormat.lfw_pairs:
             pairs = read_lfw_pairs(folder / files.images, folder / files.pairs)
         else:
-            people = None if files.people is None else read_people(folder / files.people)
-            pairs = all_pairs(open_faces(folder / files.images, people=people), set_name)
+            pairs = all_pairs(open_faces(folder / files.images, people=_people(folder, files.people)), set_name)
         return replace(pairs, name=set_name)
 
     def _folder(self, path: str | None) -> Path:
@@ -134,9 +133,12 @@ class Card:
         missing = [name for name in needed if not (folder / name).exists()]
         if not missing and folder.is_dir():
             return
-        problem = f"lacks {', '.join(missing)}" if folder.is_dir() else "is not a folder" if folder.exists() else "is not there"
+        problem = f"lacks {', '.join(missing)}"
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "is not there"
+        files = ", ".join(needed) or "its files"
         raise DataError(
-            f"{self.name}: {folder} {problem}; expected there{purpose}: {', '.join(needed) or 'its files'} ({self.format}). "
+            f"{self.name}: {folder} {problem}; expected there{purpose}: {files} ({self.format}). "
             f"For {self.title} see {self.described}; put it at {Path('datasets') / self.name}, or say data.path=FOLDER"
         )
 
@@ -147,20 +149,21 @@ def load_card(name: str) -> Card:
     try:
         card = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Card), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
-        raise DataError(f"{path}: {error.full_key or 'card'}: {str(error.msg or error).splitlines()[0]}{_hint(error)}") from None
+        problem = str(error.msg or error).splitlines()[0]
+        raise DataError(f"{path}: {error.full_key or 'card'}: {problem}{_hint(error)}") from None
     except Exception as error:  # the YAML parser raises many kinds; all mean that this file is not YAML
         raise DataError(f"{path}: not a YAML mapping: {' '.join(str(error).split())}") from None
     for set_name, files in card.sets.items():
         needed, allowed = _SET_KEYS[files.format]
         given = {f.name for f in fields(files) if f.name != "format" and getattr(files, f.name) is not None}
         if not needed <= given <= needed | allowed:
-            raise DataError(f"{path}: sets.{set_name}: format {files.format.name} takes {', '.join(sorted(needed | allowed))}, "
-                            f"got {', '.join(sorted(given)) or 'none'}")
+            raise DataError(f"{path}: sets.{set_name}: format {files.format.name} takes "
+                            f"{', '.join(sorted(needed | allowed))}, got {', '.join(sorted(given)) or 'none'}")
     return card
 
 
 def open_verification(spec: str, card: Card, path: str | None = None) -> PairSet:
-    """The pairs that `spec` means: a set of `card` (whose files are at `path`), `card/set` of another card, or a .bin file.
+    """The pairs that `spec` means: a set of `card` (its files at `path`), `card/set` of another card, or a .bin file.
 
     DataError, with the choices, where it means none of them.
     """
@@ -172,7 +175,8 @@ def open_verification(spec: str, card: Card, path: str | None = None) -> PairSet
         other, set_name = spec.split("/")
         return replace(load_card(other).verification(set_name), name=spec)
     raise DataError(
-        f"{card.name} has no verification set {spec!r}; {_choices(spec, card.sets)}, or give CARD/SET or the path of a .bin file"
+        f"{card.name} has no verification set {spec!r}; {_choices(spec, card.sets)}, or give CARD/SET or the path of a "
+        ".bin file"
     )
 
 
@@ -181,22 +185,28 @@ def _choices(name: str, known: dict[str, VerificationFiles]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"It has {', '.join(known) or 'none'}"
 
 
+def _people(folder: Path, file: str | None) -> list[str] | None:
+    return None if file is None else read_people(folder / file)
+
+
 def _hint(error: OmegaConfBaseException) -> str:
-    if not isinstance(error, ConfigKeyError) or error.object_type not in (Card, TrainingFiles, VerificationFiles, Render):
+    if not isinstance(error, ConfigKeyError) or not is_dataclass(error.object_type):
         return ""
     keys = [f.name for f in fields(error.object_type)]
     return f"; {error.object_type.__name__} has the keys {', '.join(keys)}"
 
 
 def _read_identities(path: Path, pairs: PairSet) -> np.ndarray:
-    """int32 (N,): identity of each distinct image, from one line per image of the file, in which identical images repeat."""
+    """int32 (N,): identity of each distinct image, from one line per image of the file (identical images repeat)."""
     lines = path.read_bytes().splitlines()
     positions = np.stack([pairs.left, pairs.right], 1).ravel()  # image of the file -> distinct image
     if len(lines) != len(positions):
-        raise DataError(f"{path}: {len(lines)} lines for the {len(positions)} images of the set; expected one each; fetch both again")
+        raise DataError(f"{path}: {len(lines)} lines for the {len(positions)} images of the set, expected one each; "
+                        "fetch both again")
     _, ids = np.unique(lines, return_inverse=True)
     identity = np.empty(len(pairs.images), np.int32)
     identity[positions] = ids
     for at in np.flatnonzero(identity[positions] != ids)[:1]:
-        raise DataError(f"{path}:{at + 1}: {lines[at].decode(errors='replace')} has the very image of another identity; correct the file")
+        name = lines[at].decode(errors="replace")
+        raise DataError(f"{path}:{at + 1}: {name} has the very image of another identity; correct the file")
     return identity

@@ -1,4 +1,4 @@
-"""The demo's dataset: rendered faces, stored the way real face datasets are (RecordIO to train on, a .bin to verify with)."""
+"""The demo's dataset: rendered faces, stored as real ones are (RecordIO to train on, a .bin to verify with)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STAMP = "rendered.json"
 
 @dataclass
 class Render:
-    """What to render. Training identities are numbers 0..identities-1 of the renderer, verification ones those after them."""
+    """What to render. Training people are the renderer's 0..identities-1, verification people those after them."""
 
     identities: int
     """People to train on."""
@@ -53,16 +53,17 @@ def render_dataset(
     """
     stamp = _stamp(render)
     pairs = draw_pairs(render)
-    if folder.exists() and not folder.is_dir() or folder.is_dir() and any(folder.iterdir()) and not (folder / STAMP).is_file():
+    if not _may_replace(folder):
         raise DataError(f"{folder} holds something that was not rendered here; say data.path=FOLDER with a new one")
-    if folder.is_dir() and _read_stamp(folder) == stamp:
+    if _read_stamp(folder) == stamp:
         return
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
         _write(unfinished, render, pairs, workers, progress)
         (unfinished / STAMP).write_text(json.dumps(stamp, indent=1))
-        _put_in_place(unfinished, folder)
+        if _read_stamp(folder) != stamp:  # or else another process was faster
+            _put_in_place(unfinished, folder)
     except OSError as error:
         raise DataError(f"cannot write {folder} ({error.strerror}); say data.path=FOLDER with another one") from None
     finally:
@@ -76,8 +77,10 @@ def draw_pairs(render: Render) -> list[tuple[tuple[int, int], tuple[int, int], b
     """
     per_fold, per_kind = render.verification_identities // FOLDS, render.pairs // FOLDS // 2
     if render.pairs % (2 * FOLDS) or render.verification_identities % FOLDS:
-        raise DataError(f"render.pairs must be a multiple of {2 * FOLDS} and render.verification_identities of {FOLDS}, "
-                        f"got {render.pairs} and {render.verification_identities}")
+        raise DataError(
+            f"render.pairs must be a multiple of {2 * FOLDS} and render.verification_identities of {FOLDS}, "
+            f"got {render.pairs} and {render.verification_identities}"
+        )
     rng = np.random.default_rng([render.seed, render.identities])
     drawn = []
     for fold in range(FOLDS):
@@ -87,8 +90,10 @@ def draw_pairs(render: Render) -> list[tuple[tuple[int, int], tuple[int, int], b
         for same in (True, False):
             candidates = [pair for pair in every if (pair[0][0] == pair[1][0]) is same]
             if len(candidates) < per_kind:
-                raise DataError(f"render: {per_fold} people with {render.verification_images} images each have {len(candidates)} "
-                                f"{'genuine' if same else 'impostor'} pairs, a fold needs {per_kind}; lower render.pairs")
+                raise DataError(
+                    f"render: {per_fold} people with {render.verification_images} images each have {len(candidates)} "
+                    f"{'genuine' if same else 'impostor'} pairs, a fold needs {per_kind}; lower render.pairs"
+                )
             chosen = rng.choice(len(candidates), per_kind, replace=False)
             drawn += [(*candidates[index], same) for index in chosen]
     return drawn
@@ -101,7 +106,8 @@ def _write(
     done = itertools.count(1)
 
     def encoded(start: int, identities: int, samples: int) -> Iterator[tuple[int, int, bytes]]:
-        for identity, sample, image in render_identities(range(start, start + identities), samples, render.seed, workers):
+        people = range(start, start + identities)
+        for identity, sample, image in render_identities(people, samples, render.seed, workers):
             bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
             jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
             if progress is not None:
@@ -135,6 +141,12 @@ def _stamp(render: Render) -> dict:
 
 def _read_stamp(folder: Path) -> dict | None:
     try:
-        return json.loads((folder / STAMP).read_text("utf-8"))
-    except ValueError:
-        return None  # not ours any more: rendered anew
+        return json.loads((folder / STAMP).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _may_replace(folder: Path) -> bool:
+    if folder.is_dir():
+        return (folder / STAMP).is_file() or not any(folder.iterdir())
+    return not folder.exists()

@@ -14,6 +14,7 @@ from askd.data.augment import make_augment
 from askd.data.decode import decode_rgb
 from askd.data.degrade import RANDOM_KERNELS, degrade
 from askd.data.faces import FaceSet
+from askd.errors import DataError
 
 
 class Batch(NamedTuple):
@@ -46,12 +47,15 @@ class TrainingBatches:
         self.steps_per_epoch = len(faces) // batch
 
     def iterate(self, start: int) -> Iterator[Batch]:
-        """Batches from step `start` (0-based, counted over the whole training) on."""
-        yield from DataLoader(
+        """Batches from step `start` (0-based, counted over the whole training) on; DataError names an image that cannot be read."""
+        for batch in DataLoader(
             self.dataset, batch_sampler=self._index_batches(start), num_workers=self.workers, collate_fn=self._collate,
             pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # its own, so that the global state stays the model's
-        )
+        ):
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def _index_batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
         epoch, position = divmod(start, self.steps_per_epoch)
@@ -62,7 +66,10 @@ class TrainingBatches:
                 yield [(epoch, int(index)) for index in whole[self.rank :: self.world]]
             epoch, position = epoch + 1, 0
 
-    def _collate(self, samples: list[tuple[np.ndarray, int, int, int]]) -> Batch:
+    def _collate(self, samples: list[tuple[np.ndarray, int, int, int] | DataError]) -> Batch | DataError:
+        for sample in samples:
+            if isinstance(sample, DataError):
+                return sample
         images, labels, epochs, indices = zip(*samples)
         image = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # (B, 3, H, W), channels-last in memory
         keys = np.array(epochs, np.uint64), np.array(indices, np.uint64)
@@ -86,9 +93,12 @@ class _Decoded(Dataset):
     def __init__(self, faces: FaceSet, augment, seed: int):
         self.faces, self.augment, self.seed = faces, augment, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int, int] | DataError:
         epoch, index = key
-        image = decode_rgb(self.faces.encoded(index), self.faces.name(index))
+        try:
+            image = decode_rgb(self.faces.encoded(index), self.faces.name(index))
+        except DataError as error:  # returned, because a worker that raises has its traceback put into the message
+            return error
         seed = int(draws(self.seed, np.uint64(epoch), np.uint64(index), purpose=4) >> np.uint64(33))
         return self.augment(image, seed), int(self.faces.labels[index]), epoch, index
 

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import warnings
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -200,10 +201,13 @@ class _RecordFile:
 
     def offsets(self) -> np.ndarray:
         """Where every record starts, found by walking from one to the next."""
-        offsets, at = [], 0
+        offsets, at, last = array("q"), 0, self.size - _PART.size
         while at < self.size:
             offsets.append(at)
-            at = self.end(at, f"number {len(offsets) - 1}")
+            magic, length = _PART.unpack_from(self.bytes, at) if at <= last else (0, 0)
+            end = at + _PART.size + _padded(length)
+            plain = magic == MAGIC and length <= _MAX_LENGTH and end <= self.size  # cflag 0
+            at = end if plain else self.end(at, f"number {len(offsets) - 1}")
         return np.array(offsets, np.int64)
 
     def labels(self, payload: bytes, offset: int, key: int | str) -> tuple[np.ndarray, int, bytes]:

@@ -1,9 +1,9 @@
 """Faces of people who do not exist, drawn from (seed, identity, sample): the demo's images.
 
-Who somebody is decides the coarse geometry and colours, which are modest, and a fine texture (freckles, moles, lines, skin grain,
-brow hairs, iris), which identifies at 112 pixels and vanishes below 28. Each sample then draws its own pose, expression, light,
-background, occlusion and sensor. The head is turned as a relief in depth, and the crop is fitted to the ArcFace template by the
-five landmarks, as a face aligner does.
+Who somebody is decides the coarse geometry and colours, which are modest, and a fine texture (freckles, moles, lines,
+skin grain, brow hairs, iris), which identifies at 112 pixels and fades below 28. Each sample then draws its own pose,
+expression, hairstyle, light, background, occlusion and sensor. The head is turned as a relief in depth, and the crop is
+fitted to the ArcFace template by the five landmarks, as a face aligner does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,9 +22,8 @@ from askd.data.synthetic_parts import (
     BROW_GRID,
     CENTRE,
     EYE_LINE,
-    MARGIN,
-    SIDE,
     HAIRSTYLES,
+    MARGIN,
     SUPERSAMPLE,
     Hairstyle,
     Identity,
@@ -37,7 +36,9 @@ from askd.data.synthetic_parts import (
     soft_step,
 )
 
-TEMPLATE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
+TEMPLATE = np.array([  # ArcFace's eyes, nose tip and mouth corners in a 112x112 crop
+    (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
+])  # fmt: skip
 PIVOT = np.array([CENTRE, 62.0])
 IN_FLIGHT_PER_WORKER = 4
 
@@ -45,9 +46,9 @@ IN_FLIGHT_PER_WORKER = 4
 def render_face(identity: int, sample: int, seed: int = 0, *, fine: bool = True) -> np.ndarray:
     """Draw one image of one person: uint8 (112, 112, 3) RGB, aligned to the ArcFace template up to a small jitter.
 
-    The person depends on (seed, identity) alone, pose, light and the like on (seed, identity, sample); all three are >= 0.
-    The same arguments give the same bytes in every process with the same numpy and OpenCV. `fine=False` draws the same picture
-    without the fine texture. Raises ValueError for a negative number.
+    The person depends on (seed, identity) alone, pose, light and the like on (seed, identity, sample); all three >= 0.
+    The same arguments give the same bytes in every process with the same numpy and OpenCV. `fine=False` draws the same
+    picture without the fine texture. Raises ValueError for a negative number.
     """
     if min(identity, sample, seed) < 0:
         raise ValueError(f"identity, sample and seed must be >= 0, got {identity}, {sample}, {seed}")
@@ -55,9 +56,7 @@ def render_face(identity: int, sample: int, seed: int = 0, *, fine: bool = True)
     nuisance = Nuisance.draw(identity, sample, seed)
     colours = _draw_expression(face, layers, nuisance, fine)
     style = hairstyle(nuisance.hairstyle)
-    shades = np.arange(256)[:, None] * (face.hair * nuisance.hair_tint / 128)
-    hair = cv2.LUT(style.strands, np.clip(shades, 0, 255).astype(np.uint8)[:, None])
-    colours = cv2.blendLinear(colours, hair, 1 - style.front, style.front)
+    colours = _dress(colours, face, style, nuisance)
     _draw_occluders(colours, face, style, nuisance)
     return _photograph(colours, cv2.max(layers.coverage, style.silhouette), face, layers, nuisance)
 
@@ -67,8 +66,8 @@ def render_identities(
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield (identity, sample, image) for samples 0..samples-1 of each identity, in the order given.
 
-    `workers` processes draw one identity each at a time (1 draws in this process). They are spawned, so a program that calls
-    this keeps its entry point under `if __name__ == "__main__"`. Raises ValueError for `workers` < 1.
+    `workers` processes draw one identity each at a time (1 draws in this process). They are spawned, so a program that
+    calls this keeps its entry point under `if __name__ == "__main__"`. Raises ValueError for `workers` < 1.
     """
     if workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}; 1 draws in this process")
@@ -79,7 +78,7 @@ def render_identities(
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        waiting: deque = deque()
+        waiting: deque[tuple[int, Future]] = deque()
         for identity in identities:
             waiting.append((identity, pool.submit(_render_samples, identity, samples, seed)))
             if len(waiting) >= workers * IN_FLIGHT_PER_WORKER:
@@ -88,7 +87,7 @@ def render_identities(
             yield from _finished(*waiting.popleft())
 
 
-def _finished(identity: int, images) -> Iterator[tuple[int, int, np.ndarray]]:
+def _finished(identity: int, images: Future) -> Iterator[tuple[int, int, np.ndarray]]:
     for sample, image in enumerate(images.result()):
         yield identity, sample, image
 
@@ -247,13 +246,21 @@ def _mouth(region, window, face: Identity, nuisance: Nuisance) -> None:
     _paint(region, lips * roundness[..., None], soft_step(v - inner_bottom + 0.3) * soft_step(bottom - v, 0.9) * within)
     cavity = soft_step(v - inner_top) * soft_step(inner_bottom - v) * within
     _paint(region, (52, 20, 20), cavity)
-    _paint(region, (226, 220, 208), cavity * soft_step(inner_top + 0.45 * gap - v, 0.8) * soft_step(0.8 - np.abs(u), 0.2))
+    teeth = soft_step(inner_top + 0.45 * gap - v, 0.8) * soft_step(0.8 - np.abs(u), 0.2)
+    _paint(region, (226, 220, 208), cavity * teeth)
     seam = np.exp(-(((v - inner_top) / 0.55) ** 2)) * soft_step(1.05 - np.abs(u), 0.1)
     _paint(region, lips * 0.35, seam * 0.8)
 
 
 def _mouth_width(face: Identity, nuisance: Nuisance) -> float:
     return face.mouth_width * (1 + 0.1 * nuisance.smile - 0.08 * nuisance.mouth_open)
+
+
+def _dress(colours: np.ndarray, face: Identity, style: Hairstyle, nuisance: Nuisance) -> np.ndarray:
+    """Put this sample's hairstyle on the head, in this person's hair colour as dyed or lit here."""
+    shades = np.arange(256)[:, None] * (face.hair * nuisance.hair_tint / 128)
+    hair = cv2.LUT(style.strands, np.clip(shades, 0, 255).astype(np.uint8)[:, None])
+    return cv2.blendLinear(colours, hair, 1 - style.front, style.front)
 
 
 def _draw_occluders(colours: np.ndarray, face: Identity, style: Hairstyle, nuisance: Nuisance) -> None:
@@ -277,7 +284,7 @@ def _draw_occluders(colours: np.ndarray, face: Identity, style: Hairstyle, nuisa
         drift = rng.uniform(-18, 18)
         along = np.linspace(0, 1, 12)[:, None]
         path = start + along * (drift, rng.uniform(20, 70)) + (along**2) * (rng.uniform(-14, 14), 0)
-        shade = (np.float32(face.hair) * rng.uniform(0.7, 1.2)).tolist()
+        shade = (face.hair * nuisance.hair_tint * rng.uniform(0.7, 1.2)).tolist()
         cv2.polylines(colours, [_points(path)], False, shade, int(rng.integers(1, 4)), cv2.LINE_AA, 4)
 
 
@@ -285,16 +292,15 @@ def _points(frame) -> np.ndarray:
     return np.rint(canvas_index(np.asarray(frame), SUPERSAMPLE) * 16).astype(np.int32)
 
 
-def _photograph(colours: np.ndarray, coverage: np.ndarray, face: Identity, layers: Layers, nuisance: Nuisance) -> np.ndarray:
+def _photograph(
+    colours: np.ndarray, coverage: np.ndarray, face: Identity, layers: Layers, nuisance: Nuisance
+) -> np.ndarray:
     """Turn the head, align the crop, light it, put it before a background, and read out the sensor."""
     rotation = _rotation(nuisance.yaw, nuisance.pitch)
     u, v = _crop_to_canvas(face, layers.relief, rotation, nuisance)
     maps = [cv2.resize(canvas_index(m, SUPERSAMPLE), (112 * SUPERSAMPLE,) * 2) for m in (u, v)]
     maps = cv2.convertMaps(*maps, cv2.CV_16SC2)
-    head, mask = (
-        cv2.resize(cv2.remap(layer, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), (112, 112), interpolation=cv2.INTER_AREA)
-        for layer in (colours, coverage)
-    )
+    head, mask = (_downsample(_warp(layer, *maps)) for layer in (colours, coverage))
     shading = _shading(layers, rotation, nuisance, u + MARGIN, v + MARGIN)
 
     key, ambient, dark = nuisance.key, nuisance.ambient, np.zeros(3)
@@ -307,6 +313,14 @@ def _photograph(colours: np.ndarray, coverage: np.ndarray, face: Identity, layer
         image = cv2.GaussianBlur(image, (0, 0), nuisance.blur)
     image += nuisance.noise * nuisance.rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def _warp(layer: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return cv2.remap(layer, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _downsample(layer: np.ndarray) -> np.ndarray:
+    return cv2.resize(layer, (112, 112), interpolation=cv2.INTER_AREA)
 
 
 def _rotation(yaw: float, pitch: float) -> np.ndarray:
@@ -337,10 +351,10 @@ def _crop_to_canvas(face: Identity, relief: np.ndarray, rotation: np.ndarray, nu
     slide = (back @ towards).astype(np.float32)
     flat_u = (back[0, 0] * crop.real + back[0, 1] * crop.imag + PIVOT[0]).astype(np.float32)
     flat_v = (back[1, 0] * crop.real + back[1, 1] * crop.imag + PIVOT[1]).astype(np.float32)
-    depth = cv2.remap(relief, flat_u + MARGIN, flat_v + MARGIN, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    depth = _warp(relief, flat_u + MARGIN, flat_v + MARGIN)
     for _ in range(4):  # fixed point: the depth met along the line of sight decides where the line meets the face
         u, v = flat_u - slide[0] * depth, flat_v - slide[1] * depth
-        depth = cv2.remap(relief, u + MARGIN, v + MARGIN, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        depth = _warp(relief, u + MARGIN, v + MARGIN)
     return u, v
 
 
@@ -352,8 +366,7 @@ def _shading(layers: Layers, rotation: np.ndarray, nuisance: Nuisance, columns: 
     towards = cv2.transform(layers.normals, np.float32([light, half]))
     diffuse = np.clip((towards[..., 0] + 0.25) / 1.25, 0, 1)
     gloss = np.clip(towards[..., 1], 0, 1) ** 16 * layers.gloss
-    both = cv2.merge([diffuse, gloss])
-    return cv2.remap(both, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return _warp(cv2.merge([diffuse, gloss]), columns, rows)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""What a demo face is made of: an identity's parameters and the layers that never change, frontal and unlit.
+"""What a demo face is made of: an identity's parameters, its layers that never change, and hairstyles for all.
 
-Geometry is in pixels of the aligned 112x112 frame ("frame pixels", x right, y down, centres at integers). Layers are drawn
-on a larger canvas at twice that resolution, so that a turned head still fills the crop and edges stay soft.
+Geometry is in pixels of the aligned 112x112 frame ("frame pixels": x right, y down, centres at integers). Layers are
+drawn frontal and unlit on a larger canvas at twice that resolution: a turned head still fills the crop, edges are soft.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -17,7 +17,7 @@ MARGIN = 18
 SIDE = 112 + 2 * MARGIN
 CENTRE = 56.0
 EYE_LINE = 51.6
-BROW_GRID = tuple(slice((low + MARGIN) * SUPERSAMPLE, (high + MARGIN) * SUPERSAMPLE) for low, high in ((20, 48), (14, 98)))
+BROW_GRID = tuple(slice((a + MARGIN) * SUPERSAMPLE, (b + MARGIN) * SUPERSAMPLE) for a, b in ((20, 48), (14, 98)))
 HAIRSTYLES = 24
 
 SKINS = np.float32([(245, 209, 186), (232, 187, 158), (214, 164, 132), (184, 135, 104), (146, 102, 76), (108, 75, 57)])
@@ -102,14 +102,10 @@ class Identity:
             lip_lower=around(4.4, 0.5), lip_red=around(0.5, 0.08),
         )
 
-    def numbers(self) -> np.ndarray:
-        """All parameters in one float vector."""
-        return np.hstack([np.ravel(value) for value in astuple(self)])
-
 
 @dataclass(frozen=True)
 class Layers:
-    """What is drawn once per identity: a bald, eyeless head on the canvas, and its shape at one value per frame pixel."""
+    """Drawn once per identity: a bald, eyeless head on the canvas, and its shape, one value per frame pixel."""
 
     colours: np.ndarray  # (SIDE*2, SIDE*2, 3) uint8 RGB albedo
     coverage: np.ndarray  # (SIDE*2, SIDE*2) uint8, 255 where the head hides the background
@@ -125,12 +121,12 @@ def build_layers(face: Identity, identity: int, seed: int, fine: bool) -> Layers
     x, y = frame_grid()
     relief, normals = _relief(face)
     skin = _skin(face, rng)
-    texture = _fine_texture(face, rng)
+    texture = _fine_texture(rng)
     brows = _brows(face, rng)
     if fine:
         skin = skin * (1 + texture)
     else:
-        brows = cv2.GaussianBlur(brows, (0, 0), 2.0 * SUPERSAMPLE)
+        brows = cv2.GaussianBlur(brows, (0, 0), 1.0 * SUPERSAMPLE)
 
     head = _inside(_head_level(face, x, y))
     neck = soft_step(face.cheek - 12 + np.maximum(y - 118, 0) * 0.8 - np.abs(x - CENTRE), 2) * soft_step(y - 90, 4)
@@ -185,7 +181,7 @@ def _relief(face: Identity):
 
 
 def _skin(face: Identity, rng: np.random.Generator) -> np.ndarray:
-    """Soft colouring of the face: blush, shadows around eyes and nose, nostrils, stubble, blotches."""
+    """Soft colouring of the face: blush, shadows around eyes and nose, nostrils, blotches."""
     x, y = frame_grid(scale=1)
     red, dark = np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.float32)
     for side in (-1, 1):
@@ -201,8 +197,8 @@ def _skin(face: Identity, rng: np.random.Generator) -> np.ndarray:
     dark += 0.14 * bump(x, y, CENTRE, face.mouth_line + face.lip_lower + 3.5, 8, 1.8)
     for _ in range(int(rng.integers(2, 7))):
         spot = bump(x, y, rng.uniform(20, 92), rng.uniform(18, 108), *rng.uniform(1.6, 3.2, 2))
-        red += rng.uniform(0.2, 0.6) * spot
-        dark += rng.uniform(0.0, 0.08) * spot
+        red += rng.uniform(0.3, 0.8) * spot
+        dark += rng.uniform(0.0, 0.1) * spot
     tint = 1 - dark[..., None] - red[..., None] * np.float32([-0.02, 0.11, 0.10])
     tint = cv2.resize(tint, (SIDE * SUPERSAMPLE,) * 2, interpolation=cv2.INTER_LINEAR)
     return np.float32(face.skin) * tint
@@ -214,16 +210,16 @@ def _smooth_field(rng: np.random.Generator, nodes: int) -> np.ndarray:
     return np.clip(cv2.resize(coarse, (SIDE * SUPERSAMPLE,) * 2, interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
-def _fine_texture(face: Identity, rng: np.random.Generator) -> np.ndarray:
-    """Relative albedo (H, W, 3) that tells people apart at 112 pixels and is gone below 28.
+def _fine_texture(rng: np.random.Generator) -> np.ndarray:
+    """Relative change of albedo (H, W, 3) that tells people apart at 112 pixels and fades below 28.
 
-    Grain of four directions and coarsenesses, each with its own strength from region to region; freckles, moles, lines, scars.
+    Grain of five coarsenesses and directions, strength varying from region to region; freckles, moles, lines, scars.
     """
     size = SIDE * SUPERSAMPLE
     grey = np.zeros((size, size), np.float32)
-    for across, along in ((1.1, 1.1), (1.9, 1.9), (3.6, 1.0), (1.0, 3.6)):
+    for across, along in ((1.1, 1.1), (2.0, 2.0), (2.7, 2.7), (3.8, 1.0), (1.0, 3.8)):
         grain = cv2.GaussianBlur(rng.standard_normal((size, size), dtype=np.float32), (0, 0), across, sigmaY=along)
-        grey += 0.06 * _smooth_field(rng, 7) ** 2 * grain / grain.std()
+        grey += 0.058 * np.clip(3 * _smooth_field(rng, 6) - 1.25, 0, 1) * grain / grain.std()
 
     brown, red, pale = (np.zeros((size, size), np.uint8) for _ in range(3))
     density = _smooth_field(rng, 6) ** 2
@@ -235,14 +231,17 @@ def _fine_texture(face: Identity, rng: np.random.Generator) -> np.ndarray:
     for marks, most, least_depth in ((brown, 9, 120), (red, 7, 70), (pale, 6, 60)):
         for _ in range(int(rng.integers(1, most))):
             place = rng.uniform(18, 94), rng.uniform(14, 110)
-            _spot(marks, *place, rng.uniform(0.8, 1.7), rng.uniform(least_depth, least_depth + 50))
+            _spot(marks, *place, rng.uniform(0.8, 2.1), rng.uniform(least_depth, least_depth + 50))
     _wrinkles(brown, rng)
     for _ in range(int(rng.integers(0, 3))):
         _line(pale, rng.uniform((20, 18), (92, 105)), rng.uniform(0, np.pi), rng.uniform(5, 11), 0.1, 70, 2)
 
-    texture = cv2.merge([(1.0 * pale - 0.85 * brown - 0.1 * red), 1.0 * pale - brown - red, 1.0 * pale - 1.1 * brown - red])
-    texture = cv2.GaussianBlur(texture.astype(np.float32), (0, 0), 0.8) / 255 + grey[..., None]
-    return texture - cv2.GaussianBlur(texture, (0, 0), 2.5 * SUPERSAMPLE)
+    marks = cv2.GaussianBlur(cv2.merge([brown, red, pale]).astype(np.float32), (0, 0), 0.8) / 255
+    tints = np.float32([(-0.85, -0.1, 1), (-1, -1, 1), (-1.1, -1, 1)])  # what each mark does to red, green and blue
+    texture = cv2.transform(marks, tints) + grey[..., None]
+    for _ in range(2):  # two gentle high passes cut more steeply than one, without halos
+        texture = texture - cv2.GaussianBlur(texture, (0, 0), 2.1 * SUPERSAMPLE)
+    return texture
 
 
 def _wrinkles(marks: np.ndarray, rng: np.random.Generator) -> None:
@@ -267,7 +266,7 @@ def _line(marks: np.ndarray, middle, angle: float, length: float, curve: float, 
     along = np.linspace(-0.5, 0.5, 9)
     sag = curve * (1 - 4 * along**2)
     cos, sin = np.cos(angle), np.sin(angle)
-    points = np.stack([middle[0] + length * (along * cos - sag * sin), middle[1] + length * (along * sin + sag * cos)], 1)
+    points = np.stack([along * cos - sag * sin, along * sin + sag * cos], axis=1) * length + middle
     points = np.rint(canvas_index(points, SUPERSAMPLE) * 16).astype(np.int32)
     cv2.polylines(marks, [points], False, int(depth), width, cv2.LINE_AA, 4)
 

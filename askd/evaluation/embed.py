@@ -11,6 +11,7 @@ from askd.data.decode import decode_rgb
 from askd.data.degrade import EVALUATION_OF, degrade
 from askd.data.loader import to_unit
 from askd.data.pairs import PairSet
+from askd.errors import TrainingError
 
 
 def decode_all(pairs: PairSet) -> Tensor:
@@ -27,7 +28,7 @@ def embed(
     """Embeddings (N, D) float32 of the images and of their mirror images, at `size` pixels.
 
     model: (B, 3, 112, 112) float32 [-1, 1] -> (B, D); images: uint8 (N, 3, 112, 112). The image the model would see is mirrored,
-    that is, after the degradation. Raises ValueError where the model returns a non-finite embedding.
+    that is, after the degradation. Raises TrainingError where the model returns a non-finite embedding.
     """
     plain, mirrored = [], []
     for start in range(0, len(images), batch):
@@ -35,7 +36,10 @@ def embed(
         seen = to_unit(degrade(chunk, size, EVALUATION_OF.get(degradation, degradation), quantise=quantise))
         both = model(torch.cat([seen, seen.flip(3)])).float().cpu().numpy()
         if not np.isfinite(both).all():
-            raise ValueError(f"the model gives non-finite embeddings at {size} px, images {start}..{start + len(chunk) - 1}")
+            raise TrainingError(
+                f"the network gives non-finite embeddings at {size} px (images {start} to {start + len(chunk) - 1}): its training "
+                "diverged; lower the learning rate, clip gradients, or take an earlier checkpoint"
+            )
         plain.append(both[: len(chunk)])
         mirrored.append(both[len(chunk) :])
         if progress:

@@ -109,8 +109,8 @@ def markdown(rows: Sequence[Row]) -> str:
         parts += [_grid([head, *(f"{scale_name(size)} ({size} px)" for size in sizes)],
                         [[model, *(cell(chosen.get((model, size))) for size in sizes)] for model in models])]
         ordered = [chosen[model, size] for model in models for size in sizes if (model, size) in chosen]
-        columns = ["model", "px", "AUC", _interval_name(ordered), "EER (%)", *(f"TAR (%) @ FAR {far:g}" for far in fars)]
-        parts += [_grid(columns,
+        measures = ["AUC", _interval_name(ordered), "EER (%)", *(f"TAR (%) @ FAR {far:g}" for far in fars)]
+        parts += [_grid(["model", "px", *measures],
                         [[row.model, str(row.size), _auc(row), _interval(row), _percent(row.eer),
                           *(_tar(row, far) for far in fars)] for row in ordered])]
     return "\n".join(parts)

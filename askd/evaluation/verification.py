@@ -225,8 +225,8 @@ def _askd(plain, flipped, left, right, same, folds) -> Scored:
         smaller = np.minimum(norm[left], norm[right])
         if smaller.min() <= COLLAPSED * size:
             lost = int((smaller <= COLLAPSED * size).sum())
-            raise DataError(f"in {lost} of {len(left)} pairs an embedding equals the mean, so protocol askd gives it no "
-                            "direction; has the model collapsed to one point?")
+            raise DataError(f"in {lost} of {len(left)} pairs an embedding equals the mean, so protocol askd gives it "
+                            "no direction; has the model collapsed to one point?")
         own, others = groups == k, groups != k
         cosine = (dots - along[left, k] - along[right, k] + mean @ mean) / (norm[left] * norm[right])
         if len(means) > 1:

@@ -97,8 +97,8 @@ def import_checkpoint(path: str | Path) -> tuple[IResNet, dict]:
     name = next((name for name, known in LAYOUTS.items() if {"widths": WIDTHS, **known} == layout), None)
     return backbone, {
         "source": foreign.name, "backbone": name, "network": network if name else layout | network,
-        "input": {"size": 112, "colour": "RGB", "mean": 127.5, "std": 127.5, "layout": "NCHW"},
         "iterations": iterations,
+        "input": {"size": 112, "colour": "RGB", "mean": 127.5, "std": 127.5, "layout": "NCHW"},
     }
 
 
@@ -153,7 +153,7 @@ def infer_layout(state: dict[str, Tensor], foreign: ForeignFormat, path: Path) -
         key = foreign.key(ours)
         if key not in state or state[key].ndim != dims:
             got = f"is {tuple(state[key].shape)}, not of {dims} axes" if key in state else "is missing"
-            raise CheckpointError(f"{path} is no complete {foreign.name}: {key} {got}; give a whole, unmodified network")
+            raise CheckpointError(f"{path} is no complete {foreign.name}: {key} {got}; give an unmodified network")
         return state[key].shape[axis]
 
     # Counted, not the highest index: a gap shows as missing and left-over keys, a wild index builds nothing wild.
@@ -190,7 +190,7 @@ def to_our_keys(state: dict[str, Tensor], backbone: IResNet, foreign: ForeignFor
         else:
             mapped[ours] = state[key].to(expected[ours].dtype)
     if problems:
-        raise CheckpointError(f"{path} does not fit as {foreign.name}: {_first(problems)}; give a whole, unmodified network")
+        raise CheckpointError(f"{path} does not fit as {foreign.name}: {_first(problems)}; give an unmodified network")
     if foreign.bgr:
         mapped["stem.0.weight"] = mapped["stem.0.weight"].flip(1)
     return mapped

@@ -79,7 +79,7 @@ class IResNet(nn.Module):
         )
         nn.init.ones_(self.neck[4].weight)
         self.neck[4].weight.requires_grad_(False)  # fixed at 1, as in ArcFace: the margin head normalises anyway
-        self.num_features, self.head_hidden_size = inputs, embedding  # timm's words: channels of forward_features, width of the output
+        self.num_features, self.head_hidden_size = inputs, embedding  # timm: of forward_features and of the output
         self.feature_info = [
             {"channels": channels, "size": 56 >> stage, "blocks": count}
             for stage, (count, channels) in enumerate(zip(blocks, widths))
@@ -125,7 +125,7 @@ def _register_with_timm(name: str, layout: dict, attention: str) -> None:
         if pretrained:
             raise ValueError(f"{name} ships without weights; load a run folder or a checkpoint with askd.teachers.load_backbone")
         if options.pop("num_classes", 0) != 0:
-            raise ValueError(f"{name} has no classifier, its output is the embedding: leave num_classes out, and set embedding=512, say")
+            raise ValueError(f"{name} has no classifier: leave num_classes out; its output is the embedding (embedding=512)")
         for timm_only in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             options.pop(timm_only, None)
         return IResNet(**{**layout, "attention": attention, **options})

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 def test_ids_and_order_are_bytewise_whatever_the_directory_says(root, monkeypatch):
     shown = os.scandir
 
-    class Backwards(list):
+    class Entries(list):
         def __enter__(self):
             return self
 
@@ -42,8 +42,8 @@ def test_ids_and_order_are_bytewise_whatever_the_directory_says(root, monkeypatc
 
     check(FolderSet(root))
     for reverse in (False, True):
-        order = lambda folder: Backwards(sorted(shown(folder), key=lambda entry: entry.name, reverse=reverse))  # noqa: E731
-        monkeypatch.setattr(os, "scandir", order)
+        by_name = dict(key=lambda entry: entry.name, reverse=reverse)
+        monkeypatch.setattr(os, "scandir", lambda folder, order=by_name: Entries(sorted(shown(folder), **order)))
         check(FolderSet(root))
 
 

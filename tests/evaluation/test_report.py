@@ -158,7 +158,7 @@ def test_attention_lies_on_the_face_it_belongs_to(tmp_path):
     )
     pixels = imread(tmp_path / "attention.png")[..., :3]
     middle = pixels[pixels.shape[0] // 2]
-    # viridis at 0.6 over grey, green channel: yellow at 1 is 0.91 * 0.6 + 0.47 * 0.4, violet at 0 is 0.005 * 0.6 + 0.47 * 0.4
+    # viridis at 0.6 over grey, in green: yellow at 1 is 0.91 * 0.6 + 0.47 * 0.4, violet at 0 0.005 * 0.6 + 0.47 * 0.4
     yellow = np.flatnonzero((np.abs(middle[:, 1] - 0.731) < 0.01) & (middle[:, 2] < 0.4))
     violet = np.flatnonzero((np.abs(middle[:, 1] - 0.191) < 0.01) & (middle[:, 2] > 0.3))
     face = 1.4 * 150  # a face is some 1.4 inches wide at 150 dpi

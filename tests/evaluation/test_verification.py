@@ -158,8 +158,8 @@ def test_insightface_by_hand():
     left, right = np.array([0, 0, 0, 0]), np.array([1, 2, 3, 4])
     same, fold = np.array([True, False, True, False]), np.array([0, 0, 1, 1])
     result = score_pairs(embedding, embedding, left, right, same, fold, "insightface")
-    # Fold 0 learns on {0.7144 genuine, 3 impostor}: the first threshold that accepts the genuine pair is 0.72. Fold 1 on
-    # {0.2679 genuine, 2 impostor}: 0.27, which refuses its own genuine pair.
+    # Fold 0 learns on {0.7144 genuine, 3 impostor}: the first threshold that accepts the genuine pair is 0.72. Fold 1
+    # on {0.2679 genuine, 2 impostor}: 0.27, which refuses its own genuine pair.
     assert result.thresholds == pytest.approx((0.72, 0.27))
     assert result.fold_accuracies == (1.0, 0.5)
     assert (result.accuracy, result.accuracy_std) == (0.75, 0.25)
@@ -177,7 +177,7 @@ def test_askd_by_hand():
     result = score_pairs(embedding, embedding, left, right, same, fold, "askd")
     np.testing.assert_allclose(result.scores, [2 / 5**0.5, 5 / 13, -3 / 13**0.5, -32 / 1040**0.5], atol=1e-14)
     # = 0.89443, 0.38462, -0.83205, -0.99228. Fold 0 learns on the last two: all of -0.9922 .. -0.8321 are best, their
-    # mean -0.91215 takes the impostor at 0.38 too. Fold 1: 0.3847 .. 0.8944, mean 0.63955, which refuses the genuine pair.
+    # mean -0.91215 takes the impostor at 0.38 too. Fold 1: 0.3847 .. 0.8944, mean 0.63955, refuses the genuine pair.
     assert result.thresholds == pytest.approx((-0.91215, 0.63955), abs=1e-12)
     assert result.fold_accuracies == (0.5, 0.5)
     assert result.auc == 0.75  # of the four genuine-impostor couples only (-0.83, 0.38) is in the wrong order

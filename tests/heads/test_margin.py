@@ -1,4 +1,4 @@
-"""ArcFace geometrically: embeddings in the plane swept from 0 to 180 degrees, logits recomputed by hand from the angle."""
+"""ArcFace geometrically: embeddings in the plane swept over 0 to 180 degrees, logits recomputed from the angle."""
 from __future__ import annotations
 
 import math
@@ -15,7 +15,9 @@ SCALE = 32.0
 
 def with_margin(theta: float, margin: float) -> float:
     """cos(theta + m), and cos(theta) - m sin(pi - m) where theta + m passes pi."""
-    return math.cos(theta + margin) if theta + margin <= math.pi else math.cos(theta) - margin * math.sin(math.pi - margin)
+    if theta + margin > math.pi:
+        return math.cos(theta) - margin * math.sin(math.pi - margin)
+    return math.cos(theta + margin)
 
 
 def true_slope(theta: float, margin: float) -> float:
@@ -115,7 +117,7 @@ def test_gradcheck():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_poles_are_finite(dtype):
-    cosine = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0 - 6e-8, 0.0], [-1.0 + 6e-8, 0.0]], dtype=dtype, requires_grad=True)
+    cosine = torch.tensor([[1.0, 0], [-1.0, 0], [1 - 6e-8, 0], [-1 + 6e-8, 0]], dtype=dtype, requires_grad=True)
     logits = arcface(cosine, torch.zeros(4, dtype=torch.long))
     logits.sum().backward()
     assert logits.isfinite().all() and cosine.grad.isfinite().all()

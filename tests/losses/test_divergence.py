@@ -12,7 +12,7 @@ from askd.losses.divergence import divergence
 
 
 def naive(embeddings, margin):
-    """Sum over images and pairs p < q of max(0, margin - |B_p - B_q|^2), embeddings normalised; and the number of terms."""
+    """Sum over images and pairs p < q of max(0, margin - |B_p - B_q|^2), embeddings normalised; and how many terms."""
     total, terms = 0.0, 0
     for image in embeddings.tolist():
         unit = [[x / math.sqrt(sum(y * y for y in learner)) for x in learner] for learner in image]

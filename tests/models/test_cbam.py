@@ -33,7 +33,7 @@ def spatial_logits(x, kernel):
 
 
 def mlp_of(module):
-    return module.channel.mlp[0].weight.detach().numpy()[..., 0, 0], module.channel.mlp[2].weight.detach().numpy()[..., 0, 0]
+    return [module.channel.mlp[layer].weight.detach().numpy()[..., 0, 0] for layer in (0, 2)]
 
 
 @pytest.fixture

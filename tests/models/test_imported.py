@@ -1,4 +1,4 @@
-"""Foreign checkpoints against reference networks written from their description, in plain functional code over *their* keys."""
+"""Foreign checkpoints against reference networks written from their description, functional code over *their* keys."""
 from __future__ import annotations
 
 import os
@@ -18,14 +18,16 @@ TINY = dict(blocks=(1, 1, 1, 1), widths=(16, 16, 16, 16), embedding=4)
 WIDTHS_18 = dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), embedding=512)
 
 ASKD_BLOCK = dict(
-    bn1="res_layer.0", conv1="res_layer.1", bn2="res_layer.2", prelu="res_layer.3", conv2="res_layer.4", bn3="res_layer.5",
-    down_conv="shortcut_layer.0", down_bn="shortcut_layer.1",
+    bn1="res_layer.0", conv1="res_layer.1", bn2="res_layer.2", prelu="res_layer.3", conv2="res_layer.4",
+    bn3="res_layer.5", down_conv="shortcut_layer.0", down_bn="shortcut_layer.1",
 )
 ARCFACE_BLOCK = dict(
-    bn1="bn1", conv1="conv1", bn2="bn2", prelu="prelu", conv2="conv2", bn3="bn3", down_conv="downsample.0", down_bn="downsample.1",
+    bn1="bn1", conv1="conv1", bn2="bn2", prelu="prelu", conv2="conv2", bn3="bn3",
+    down_conv="downsample.0", down_bn="downsample.1",
 )
 ASKD_ENDS = dict(
-    conv="input_layer.0", bn="input_layer.1", prelu="input_layer.2", last="output_layer.0", fc="output_layer.3", embed="output_layer.4"
+    conv="input_layer.0", bn="input_layer.1", prelu="input_layer.2", last="output_layer.0",
+    fc="output_layer.3", embed="output_layer.4",
 )
 ARCFACE_ENDS = dict(conv="conv1", bn="bn1", prelu="prelu", last="bn2", fc="fc", embed="features")
 ASKD, ARCFACE = (ASKD_ENDS, ASKD_BLOCK), (ARCFACE_ENDS, ARCFACE_BLOCK)
@@ -79,7 +81,7 @@ def foreign_state(names, blocks, widths, embedding, cbam=False, kernel=3, reduct
 
 
 def reference(state, names, x, cbam=False):
-    """The foreign network in eval mode: embedding and, for every block, its channel and spatial maps before the sigmoid."""
+    """The foreign network in eval mode: embedding, and every block's channel and spatial maps before the sigmoid."""
     ends, part = names
     dtype = x.dtype
     w = {key: value.to(dtype) for key, value in state.items()}
@@ -138,10 +140,11 @@ def test_released_askd_on_bgr_equals_ours_on_rgb(tmp_path, reduction, kernel):
     for block, (channel, spatial) in zip(features.attention, maps):
         torch.testing.assert_close(block.channel, channel, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(block.spatial, spatial, rtol=1e-9, atol=1e-9)
-    assert not torch.allclose(reference(state, ASKD, rgb, cbam=True)[0], expected, atol=1e-2), "colour order must matter here"
+    other_colours, _ = reference(state, ASKD, rgb, cbam=True)
+    assert not torch.allclose(other_colours, expected, atol=1e-2), "colour order must matter here"
     assert (info["source"], info["iterations"], info["backbone"]) == ("released A-SKD network", 47000, None)
     assert info["network"] == dict(
-        blocks=SMALL["blocks"], widths=SMALL["widths"], attention="cbam", spatial_kernel=kernel, reduction=reduction, embedding=24
+        **SMALL, attention="cbam", spatial_kernel=kernel, reduction=reduction,
     )
 
 
@@ -161,10 +164,10 @@ def test_full_width_eighteen_layout_in_float32(tmp_path, names, cbam):
     rgb = images(1, torch.float32)
     with torch.no_grad():
         expected = reference(state, names, rgb.flip(1) if cbam else rgb, cbam)[0]
-        torch.testing.assert_close(ours.eval()(rgb), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours.eval()(rgb), expected, rtol=1e-4, atol=1e-4)
     assert info["backbone"] == "iresnet18"
     rebuilt = make_backbone(info["backbone"], **info["network"])
-    assert rebuilt.load_state_dict(ours.state_dict(), strict=True)
+    rebuilt.load_state_dict(ours.state_dict(), strict=True)
 
 
 @pytest.mark.parametrize("names, cbam", [(ASKD, True), (ARCFACE, False)])
@@ -177,7 +180,7 @@ def test_every_foreign_tensor_arrives_exactly_once(tmp_path, names, cbam):
         arrived["stem.0.weight"] = arrived["stem.0.weight"][:, [2, 1, 0]]
     assert len(arrived) == len(state)
     for key, value in state.items():
-        matches = [name for name, tensor in arrived.items() if tensor.shape == value.shape and torch.equal(tensor, value)]
+        matches = [name for name, tensor in arrived.items() if torch.equal(tensor, value)]
         assert len(matches) == 1, (key, matches)
         assert key != first or matches == ["stem.0.weight"]
 
@@ -194,38 +197,52 @@ def test_import_draws_no_random_numbers_and_frees_all_but_the_embeddings_scale(t
 
 def test_half_precision_and_data_parallel_prefix_and_absent_batch_counters(tmp_path):
     state = foreign_state(ARCFACE, **TINY)
-    expected = import_checkpoint(store(tmp_path, {key: value.half().float() for key, value in state.items()}))[0].state_dict()
+    rounded = {key: value.half().float() for key, value in state.items()}
+    expected = import_checkpoint(store(tmp_path, rounded))[0].state_dict()
     counters = [key for key in state if key.endswith("num_batches_tracked")]
     shrunk = {f"module.{key}": value.half() for key, value in state.items() if key not in counters}
     ours = import_checkpoint(store(tmp_path, shrunk))[0].state_dict()
     assert counters and ours.keys() == expected.keys()
     for key, value in ours.items():
-        assert torch.equal(value, torch.zeros_like(value) if key.endswith("num_batches_tracked") else expected[key]), key
+        counter = key.endswith("num_batches_tracked")
+        assert torch.equal(value, torch.zeros_like(value) if counter else expected[key]), key
+
+
+def test_files_in_the_format_before_zip_are_read(tmp_path):
+    state = foreign_state(ARCFACE, **TINY)
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    ours, _ = import_checkpoint(tmp_path / "old.pth")
+    assert torch.equal(ours.neck[3].weight, state["fc.weight"])
 
 
 def test_one_block_stages_of_iresnet10s_widths_are_not_taken_for_iresnet10(tmp_path):
     state = foreign_state(ARCFACE, blocks=(1, 1, 1, 1), widths=(16, 32, 64, 128), embedding=8)
     ours, info = import_checkpoint(store(tmp_path, state))
     assert info["backbone"] is None  # iresnet10's stem halves, theirs does not
-    assert IResNet(**info["network"]).load_state_dict(ours.state_dict(), strict=True)
+    IResNet(**info["network"]).load_state_dict(ours.state_dict(), strict=True)
     assert ours.stem[0].stride == (1, 1)
 
 
-@pytest.mark.parametrize("names, cbam", [(ASKD, True), (ARCFACE, False)])
-def test_each_missing_key_is_named(tmp_path, names, cbam):
-    state = foreign_state(names, **TINY, cbam=cbam)
-    for key in state:
-        if not key.endswith("num_batches_tracked"):
-            path = store(tmp_path, {other: value for other, value in state.items() if other != key})
-            with pytest.raises(CheckpointError, match=rf"{key}(,| |;|$)"):
-                import_checkpoint(path)
+def one_of_a_kind(state):
+    """The keys outside blocks and of the third stage; a batch norm's mean is like its variance."""
+    keys = [key for key in state if not key.startswith(("layer1", "layer2", "layer4"))]
+    return [key for key in keys if not key.endswith(("running_mean", "num_batches_tracked"))]
 
 
 @pytest.mark.parametrize("names, cbam", [(ASKD, True), (ARCFACE, False)])
-def test_each_misshaped_key_is_named(tmp_path, names, cbam):
+def test_a_missing_key_of_any_kind_is_named(tmp_path, names, cbam):
     state = foreign_state(names, **TINY, cbam=cbam)
-    for key, value in list(state.items())[::3]:
-        path = store(tmp_path, state | {key: torch.zeros(*value.shape, 2)})
+    for key in one_of_a_kind(state):
+        path = store(tmp_path, {other: value for other, value in state.items() if other != key})
+        with pytest.raises(CheckpointError, match=rf"{key}(,| |;|$)"):
+            import_checkpoint(path)
+
+
+@pytest.mark.parametrize("names, cbam", [(ASKD, True), (ARCFACE, False)])
+def test_a_misshaped_key_of_any_kind_is_named(tmp_path, names, cbam):
+    state = foreign_state(names, **TINY, cbam=cbam)
+    for key in one_of_a_kind(state):
+        path = store(tmp_path, state | {key: torch.zeros(*state[key].shape, 2)})
         with pytest.raises(CheckpointError, match=rf"{key} is \("):
             import_checkpoint(path)
 
@@ -265,8 +282,9 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path, monkeyp
     store(tmp_path, {"epoch": 3, "state_dict_backbone": {}}, "resume.ckpt")
     store(tmp_path, {"net_state_dict": {}}, "hollow.ckpt")
     expected = {
-        "absent": "no checkpoint file", "cut": "fetch it again", "flipped": "corrupt .checksum", "empty": "fetch it again",
-        "text": "fetch it again", "intruder": "tensors alone", "tensor": "no state dict", "margin": r"\(its keys: weight\)",
+        "absent": "no checkpoint file", "cut": "fetch it again", "flipped": "corrupt .checksum",
+        "empty": "fetch it again", "text": "fetch it again", "intruder": "tensors alone",
+        "tensor": "no state dict", "margin": r"\(its keys: weight\)",
         "resume": "holds: epoch, state_dict_backbone", "hollow": "no state dict",
     }
     for name, words in expected.items():
@@ -283,7 +301,7 @@ def test_class_centres_of_a_margin_file(tmp_path):
     for content in ({"iters": 9, "net_state_dict": {"weight": weight}}, {"weight": weight}, {"module.weight": weight}):
         centres = import_centres(store(tmp_path, content, "last_margin.ckpt"))
         assert centres.dtype == torch.float32 and torch.equal(centres, weight)
-    with pytest.raises(CheckpointError, match=r"expected the one key weight .* got input_layer\.0\.weight \(16, 3, 3, 3\), .*margin"):
+    with pytest.raises(CheckpointError, match=r"the one key weight .* got input_layer\.0\.weight \(16, 3, 3, 3\),"):
         import_centres(store(tmp_path, foreign_state(ASKD, **TINY)))
     with pytest.raises(CheckpointError, match=r"got weight \(10,\)"):
         import_centres(store(tmp_path, {"weight": torch.zeros(10)}))

@@ -1,4 +1,4 @@
-"""IResNet's promises: what it reports equals what it returns, its layouts weigh what they are known to weigh, timm finds it."""
+"""IResNet's promises: it reports what it returns, its layouts weigh what they are known to weigh, timm finds it."""
 from __future__ import annotations
 
 import pytest
@@ -54,7 +54,8 @@ def test_a_block_adds_what_it_attended_to_its_shortcut():
     block, x = network.stages[0][1], torch.randn(1, 8, 56, 56)
     assert block.shortcut is None and network.stages[0][0].shortcut is not None
     with torch.no_grad():
-        block.bn3.weight.zero_(), block.bn3.bias.zero_()  # a silent branch: any attention times 0 is 0
+        block.bn3.weight.zero_()  # with its bias: a silent branch, and any attention times 0 is 0
+        block.bn3.bias.zero_()
         assert torch.equal(block(x)[0], x)
 
 
@@ -72,17 +73,20 @@ def count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name, millions", [("iresnet18", 24.03), ("iresnet34", 34.14), ("iresnet50", 43.59), ("iresnet100", 65.16)])
-def test_layouts_have_the_parameters_that_arcface_states(name, millions):
+@pytest.mark.parametrize(
+    "name, millions", [("iresnet18", 24.03), ("iresnet34", 34.14), ("iresnet50", 43.59), ("iresnet100", 65.16)]
+)
+def test_layouts_have_the_known_number_of_parameters(name, millions):
     with torch.device("meta"):
         assert count(make_backbone(name)) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_cbam_costs_what_its_equations_say():
     with torch.device("meta"):
-        extra = count(make_backbone("iresnet50", attention="cbam", spatial_kernel=3)) - count(make_backbone("iresnet50"))
+        plain, attended = make_backbone("iresnet50"), make_backbone("iresnet50", attention="cbam", spatial_kernel=3)
     per_block = {c: 2 * c * (c // 16) + 2 * 3 * 3 for c in (64, 128, 256, 512)}
-    assert extra == 3 * per_block[64] + 4 * per_block[128] + 14 * per_block[256] + 3 * per_block[512]
+    blocks = {64: 3, 128: 4, 256: 14, 512: 3}
+    assert count(attended) - count(plain) == sum(blocks[c] * per_block[c] for c in blocks)
 
 
 def test_unknown_backbones_list_the_choices():
