@@ -25,11 +25,10 @@ from askd.evaluation.intervals import (
 )
 from askd.evaluation.overlay import look
 from askd.evaluation.verification import Verification, roc, score_pairs
-from askd.models.iresnet import IResNet
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering
-from askd.teachers import load_backbone, weights_hash
+from askd.teachers import Teacher, load_backbone, weights_hash
 
 WHAT = "Verify the networks of a run folder at every size of eval.sizes, on every set of eval.sets."
 USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
@@ -77,30 +76,33 @@ def main(argv: list[str]) -> None:
 def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> list[report.Row]:
     """Score every network on every set of `eval`, print the table and write results.json, results.md and the figures to `out`."""
     sets = open_sets(recipe)
-    networks = {role: load_backbone(path)[0].to(device=device, memory_format=torch.channels_last).eval() for role, path in runs.items()}
+    backbones = {role: load_backbone(path)[0] for role, path in runs.items()}
+    hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
+    networks = {role: Teacher(backbone, device, recipe.compile) for role, backbone in backbones.items()}
+    images, places = pool(sets)
+    resampling = {pairs.name: resamples_of(pairs) for pairs in sets}
     scored: dict[tuple, Scored] = {}
-    images_of = {}
-    with counting(len(networks) * len(recipe.eval.sizes) * sum(len(pairs.images) for pairs in sets)) as advance:
-        for pairs in sets:
-            images_of[pairs.name] = decode_all(pairs)
-            resamples, kept = resamples_of(pairs)
-            for role, network in networks.items():
-                for size in recipe.eval.sizes:
-                    plain, flipped = embed_in(recipe, network, images_of[pairs.name], size, device, advance)
+    with counting(len(networks) * len(recipe.eval.sizes) * len(images)) as advance:
+        for role, network in networks.items():
+            for size in recipe.eval.sizes:
+                embeddings = embed_in(recipe, network, images, size, device, advance)
+                for pairs in sets:
+                    plain, flipped = (side[places[pairs.name]] for side in embeddings)
                     for protocol in recipe.eval.protocols:
                         result = score_pairs(plain, flipped, pairs.left, pairs.right, pairs.same, pairs.fold, protocol.name)
-                        scored[pairs.name, role, size, protocol.name] = Scored(result, pairs.same, kept, resamples)
+                        scored[pairs.name, role, size, protocol.name] = Scored(result, pairs.same, *resampling[pairs.name])
     rows = [make_row(*key, entry) for key, entry in scored.items()]
     differences = compare(recipe, scored)
     out.mkdir(parents=True, exist_ok=True)
     context = {
         "recipe": recipe.name, "seed": recipe.seed, "degradation": recipe.data.degradation.name, "trained_at_px": recipe.data.sizes,
-        "models": {role: {"path": str(path), "sha256": weights_hash(load_backbone(path)[0])} for role, path in runs.items()},
+        "precision": choose_precision(recipe.precision.name, device).why,
+        "models": {role: {"path": str(path), "sha256": hashes[role]} for role, path in runs.items()},
         "differences": differences, "versions": {"askd": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
     report.write_json(out / "results.json", rows, context)
     (out / "results.md").write_text(report.markdown(rows) + "\n" + differences_markdown(differences))
-    draw(recipe, networks, scored, rows, images_of, sets, out, device)
+    draw(recipe, networks, scored, rows, sets[0], images[places[sets[0].name]], out, device)
     console = Console()
     for table in report.tables(rows):
         console.print(table)
@@ -117,22 +119,35 @@ def open_sets(recipe: Recipe) -> list[PairSet]:
     return [open_verification(spec, card, recipe.data.path) for spec in recipe.eval.sets]
 
 
-def embed_in(recipe: Recipe, network: IResNet, images, size: int, device: torch.device, advance) -> tuple[np.ndarray, np.ndarray]:
+def pool(sets: list[PairSet]) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """Every distinct image of all sets, decoded once, uint8 (N, 3, 112, 112), and where each set's images are among them."""
+    index: dict[bytes, int] = {}
+    names, places = [], {}
+    for pairs in sets:
+        for encoded, name in zip(pairs.images, pairs.image_names):
+            if encoded not in index:
+                index[encoded] = len(names)
+                names.append(name)
+        places[pairs.name] = np.array([index[encoded] for encoded in pairs.images])
+    return decode_all(list(index), names), places
+
+
+def embed_in(recipe: Recipe, network: Teacher, images, size: int, device: torch.device, advance) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings as training would see the images: the recipe's degradation and precision."""
     with choose_precision(recipe.precision.name, device).autocast():
         return embed(
-            network, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch,
+            lambda seen: network(seen).embedding, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch,
             quantise=recipe.data.quantise, progress=advance,
         )
 
 
-def resamples_of(pairs: PairSet) -> tuple[Resamples, np.ndarray]:
-    """How to resample a set, people where they are known, and which pairs take part (all, or thinned impostors)."""
+def resamples_of(pairs: PairSet) -> tuple[np.ndarray, Resamples]:
+    """Which pairs take part (all, or thinned impostors), and how to resample them: people where they are known, else pairs."""
     kept = thin_impostors(pairs.same)
     count = RESAMPLES if len(kept) == len(pairs.same) else RESAMPLES // 5
     if pairs.identity is None:
-        return resample_pairs(pairs.fold[kept], count), kept
-    return resample_identities(pairs.identity[pairs.left[kept]], pairs.identity[pairs.right[kept]], pairs.same[kept], count), kept
+        return kept, resample_pairs(pairs.fold[kept], count)
+    return kept, resample_identities(pairs.identity[pairs.left[kept]], pairs.identity[pairs.right[kept]], pairs.same[kept], count)
 
 
 def make_row(set_name: str, role: str, size: int, protocol: str, entry: Scored) -> report.Row:
@@ -183,9 +198,12 @@ def differences_markdown(differences: list[dict]) -> str:
     return f"```\n{differences_text(differences)}\n```\n" if differences else ""
 
 
-def draw(recipe, networks, scored, rows, images_of, sets, out: Path, device: torch.device) -> None:
-    """accuracy.png, roc.png and attention.png, on the first set."""
-    name, protocol, size = sets[0].name, recipe.eval.protocols[0].name, min(recipe.data.sizes)
+def draw(
+    recipe: Recipe, networks: dict[str, Teacher], scored: dict[tuple, Scored], rows: list[report.Row], pairs: PairSet,
+    images: torch.Tensor, out: Path, device: torch.device,
+) -> None:
+    """accuracy.png, roc.png and attention.png, on one set and its images."""
+    name, protocol, size = pairs.name, recipe.eval.protocols[0].name, min(recipe.data.sizes)
     report.plot_resolution([row for row in rows if row.set == name and row.protocol == protocol], out / "accuracy.png")
     curves = {}
     for role, at in (("teacher", 112), ("teacher", size), ("baseline", size), ("student", size)):
@@ -194,9 +212,12 @@ def draw(recipe, networks, scored, rows, images_of, sets, out: Path, device: tor
             curves[f"{role}, {at} px"] = roc(entry.result.scores, entry.same)[:2]
     if curves:
         report.plot_roc(curves, out / "roc.png", f"{name}, protocol {protocol}")
-    chosen = distinct_faces(sets[0], 4)
-    faces = images_of[name][chosen]
-    looks = {role: look(network, faces, 112 if role == "teacher" else size, recipe.data.degradation.name, device) for role, network in networks.items()}
+    chosen = distinct_faces(pairs, 4)
+    faces = images[chosen]
+    looks = {
+        role: look(network, faces, 112 if role == "teacher" else size, recipe.data.degradation.name, device)
+        for role, network in networks.items()
+    }
     if all(heat is not None for _, heat in looks.values()):
         hr = faces.permute(0, 2, 3, 1).numpy()
         lr = next((seen for role, (seen, _) in looks.items() if role != "teacher"), hr)

@@ -278,7 +278,7 @@ def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None)
     if pairs.same.all() or not pairs.same.any():
         kind = "genuine" if pairs.same.all() else "impostors"
         raise DataError(f"eval.during={name}: all {len(pairs)} pairs are {kind}, so there is no AUC to watch; name another set")
-    return pairs, decode_all(pairs)
+    return pairs, decode_all(pairs.images, pairs.image_names)
 
 
 def make_evaluate(
@@ -305,7 +305,7 @@ def make_evaluate(
                     results[f"{name}/{size}px/accuracy"] = scored.accuracy
                 areas.append(scored.auc)
             results[f"{name}/auc"] = math.fsum(areas) / len(areas)
-        networks = {"student": (backbone, min(sizes))} | ({"teacher": (teacher.backbone, 112)} if teacher else {})
+        networks = {"student": (backbone.forward_all, min(sizes))} | ({"teacher": (teacher, 112)} if teacher else {})
         figure = attention_figure(networks, first_images[:4], recipe.data.degradation.name, device)
         return results | ({"attention": figure} if figure is not None else {})
 

@@ -2,6 +2,7 @@
 
     python benchmarks/seeds.py RECIPE SEEDS [jobs=1] [threads=N] [key=value ...]     for example: demo_full 3 jobs=2 threads=1
 
+SEEDS is how many, from 0 on, or a list such as 0,2,5 (with one seed: 2,).
 Each seed is one `python -m askd.distill recipe=RECIPE seed=K ...`; its benchmark is appended to benchmarks/results/RECIPE.jsonl
 (one line per seed, with the overrides), and seeds already there are not run again. The table is made from that file.
 """
@@ -22,7 +23,8 @@ MACHINE_KEYS = ("data.path", "out", "jobs", "threads", "compile", "data.workers"
 
 
 def main() -> None:
-    recipe_name, seeds = sys.argv[1], int(sys.argv[2])
+    recipe_name, wanted = sys.argv[1:3]
+    seeds = [int(seed) for seed in wanted.split(",") if seed] if "," in wanted else list(range(int(wanted)))
     options = dict(argument.split("=", 1) for argument in sys.argv[3:])
     jobs, threads = int(options.pop("jobs", 1)), options.pop("threads", None)
     kept = {key: value for key, value in options.items() if key not in MACHINE_KEYS}
@@ -41,7 +43,7 @@ def main() -> None:
             file.write(json.dumps({"recipe": name, "seed": seed, "overrides": kept, **document}, sort_keys=True) + "\n")
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, [seed for seed in range(seeds) if seed not in done]))
+        list(pool.map(run, [seed for seed in seeds if seed not in done]))
     summarise([line for line in read(results) if line["overrides"] == kept])
 
 

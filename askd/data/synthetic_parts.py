@@ -217,9 +217,9 @@ def _fine_texture(rng: np.random.Generator) -> np.ndarray:
     """
     size = SIDE * SUPERSAMPLE
     grey = np.zeros((size, size), np.float32)
-    for across, along in ((1.1, 1.1), (2.0, 2.0), (2.7, 2.7), (3.8, 1.0), (1.0, 3.8)):
+    for across, along in ((1.1, 1.1), (2.0, 2.0), (3.2, 3.2), (3.8, 1.0), (1.0, 3.8)):
         grain = cv2.GaussianBlur(rng.standard_normal((size, size), dtype=np.float32), (0, 0), across, sigmaY=along)
-        grey += 0.058 * np.clip(3 * _smooth_field(rng, 6) - 1.25, 0, 1) * grain / grain.std()
+        grey += 0.052 * np.clip(3 * _smooth_field(rng, 6) - 1.25, 0, 1) * grain / grain.std()
 
     brown, red, pale = (np.zeros((size, size), np.uint8) for _ in range(3))
     density = _smooth_field(rng, 6) ** 2
@@ -239,9 +239,7 @@ def _fine_texture(rng: np.random.Generator) -> np.ndarray:
     marks = cv2.GaussianBlur(cv2.merge([brown, red, pale]).astype(np.float32), (0, 0), 0.8) / 255
     tints = np.float32([(-0.85, -0.1, 1), (-1, -1, 1), (-1.1, -1, 1)])  # what each mark does to red, green and blue
     texture = cv2.transform(marks, tints) + grey[..., None]
-    for _ in range(2):  # two gentle high passes cut more steeply than one, without halos
-        texture = texture - cv2.GaussianBlur(texture, (0, 0), 2.1 * SUPERSAMPLE)
-    return texture
+    return texture - cv2.GaussianBlur(texture, (0, 0), 2.5 * SUPERSAMPLE)
 
 
 def _wrinkles(marks: np.ndarray, rng: np.random.Generator) -> None:

@@ -10,13 +10,12 @@ from torch import Tensor
 from askd.data.decode import decode_rgb
 from askd.data.degrade import EVALUATION_OF, degrade
 from askd.data.loader import to_unit
-from askd.data.pairs import PairSet
 from askd.errors import TrainingError
 
 
-def decode_all(pairs: PairSet) -> Tensor:
-    """All images of a set, uint8 (N, 3, 112, 112) RGB, channels-last; DataError names the first that cannot be read."""
-    images = [decode_rgb(encoded, name) for encoded, name in zip(pairs.images, pairs.image_names)]
+def decode_all(encoded: Sequence[bytes], names: Sequence[str]) -> Tensor:
+    """Encoded images to uint8 (N, 3, 112, 112) RGB, channels-last; DataError names the first that cannot be read."""
+    images = [decode_rgb(image, name) for image, name in zip(encoded, names, strict=True)]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 

@@ -1,7 +1,7 @@
 """Where a network looks: its spatial attention maps, averaged over blocks, as one heat map per face."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -35,22 +35,22 @@ def _stretched(maps: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def look(backbone, images: Tensor, size: int, degradation: str, device: torch.device) -> tuple[np.ndarray, np.ndarray | None]:
+def look(network: Callable, images: Tensor, size: int, degradation: str, device: torch.device) -> tuple[np.ndarray, np.ndarray | None]:
     """What the network saw, uint8 (B, 112, 112, 3), and where it looked, float32 (B, 112, 112) in [0, 1] or None.
 
-    images: uint8 (B, 3, 112, 112); they are degraded to `size` pixels first.
+    network: (B, 3, 112, 112) in [-1, 1] -> Features. images: uint8 (B, 3, 112, 112); they are degraded to `size` pixels first.
     """
     seen = degrade(images.to(device), size, EVALUATION_OF.get(degradation, degradation))
-    heat = gaze(backbone.forward_all(to_unit(seen)).attention)
+    heat = gaze(network(to_unit(seen)).attention)
     pixels = seen.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return np.ascontiguousarray(pixels), None if heat is None else heat.cpu().numpy()
 
 
 def attention_figure(networks: dict[str, tuple], images: Tensor, degradation: str, device: torch.device) -> np.ndarray | None:
-    """A strip for TensorBoard, uint8 (H, W, 3): per network (backbone, size) a row of faces with the heat map laid over them."""
+    """A strip for TensorBoard, uint8 (H, W, 3): per network (callable, size) a row of faces with the heat map laid over them."""
     rows = []
-    for backbone, size in networks.values():
-        seen, heat = look(backbone, images, size, degradation, device)
+    for network, size in networks.values():
+        seen, heat = look(network, images, size, degradation, device)
         if heat is None:
             return None
         rows.append(np.concatenate([overlay(face, map_) for face, map_ in zip(seen, heat)], axis=1))

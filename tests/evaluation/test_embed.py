@@ -1,0 +1,99 @@
+"""What is embedded is the image that training would have shown: degraded, scaled, and its mirror image after that."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from askd.data.degrade import degrade
+from askd.data.pairs import PairSet
+from askd.errors import DataError, TrainingError
+from askd.evaluation.embed import decode_all, embed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Linear:
+    """A network for which every pixel counts, and which notes what it was shown."""
+
+    def __init__(self):
+        self.weight = torch.randn(3 * 112 * 112, 7, generator=torch.Generator().manual_seed(1)) / 100
+        self.seen = []
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen.append(image)
+        return image.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+@pytest.mark.parametrize(("degradation", "evaluated_as"), [("bicubic", "bicubic"), ("released", "released"), ("random", "bilinear_cv2")])
+@pytest.mark.parametrize("size", [14, 28])
+def test_embeds_degraded_images_and_their_mirror_images(images, size, degradation, evaluated_as, quantise):
+    model = Linear()
+    plain, mirrored = embed(model, images, size, degradation, device=CPU, quantise=quantise)
+    seen = (degrade(images, size, evaluated_as, quantise=quantise) - 127.5) / 127.5
+    assert plain.dtype == mirrored.dtype == np.float32 and plain.shape == mirrored.shape == (5, 7)
+    np.testing.assert_allclose(plain, model(seen).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mirrored, model(torch.flip(seen, dims=[-1])).numpy(), rtol=1e-4, atol=1e-4)
+    assert np.abs(plain - mirrored).max() > 0.1
+
+
+def test_full_resolution_is_the_image_itself(images):
+    model = Linear()
+    plain, _ = embed(model, images, 112, "bicubic", device=CPU)
+    np.testing.assert_allclose(plain, model((images.float() - 127.5) / 127.5).numpy(), rtol=1e-4, atol=1e-4)
+    assert all(image.dtype == torch.float32 and image.abs().max() <= 1 for image in model.seen)
+
+
+def test_mirroring_comes_after_the_degradation(images):
+    """It matters for `nearest`, which takes the pixel left of the middle."""
+    model = Linear()
+    _, mirrored = embed(model, images, 28, "nearest", device=CPU)
+    before = (degrade(images.flip(3), 28, "nearest") - 127.5) / 127.5
+    assert np.abs(mirrored - model(before).numpy()).max() > 0.1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 128])
+def test_batches_do_not_matter_and_are_counted(images, batch):
+    counted = []
+    plain, mirrored = embed(Linear(), images, 14, "bicubic", device=CPU, batch=batch, progress=counted.append)
+    whole = embed(Linear(), images, 14, "bicubic", device=CPU)
+    np.testing.assert_allclose(plain, whole[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mirrored, whole[1], rtol=1e-4, atol=1e-4)
+    assert sum(counted) == 5 and max(counted) <= batch
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_network_that_diverged_is_refused(images, bad):
+    def model(image):
+        embedding = image.mean((2, 3))
+        embedding[-1, 0] = bad  # the mirror image of the last of the batch
+        return embedding
+
+    with pytest.raises(TrainingError, match=r"non-finite embeddings at 14 px \(images 0 to 1\).*diverged") as error:
+        embed(model, images, 14, "bicubic", device=CPU, batch=2)
+    assert "\n" not in str(error.value)
+
+
+def pair_set(encoded: list[bytes]) -> PairSet:
+    count = len(encoded)
+    zeros = np.zeros(1, np.int32)
+    return PairSet("set", encoded, zeros, zeros, zeros.astype(bool), zeros.astype(np.int16), None, [f"set: image {i}" for i in range(count)])
+
+
+def test_decodes_every_image_in_order(images):
+    rgb = images.permute(0, 2, 3, 1).numpy()
+    decoded = decode_all(pair_set([cv2.imencode(".png", face[..., ::-1])[1].tobytes() for face in rgb]))
+    assert decoded.dtype == torch.uint8 and torch.equal(decoded, images)
+
+
+def test_names_the_first_image_that_cannot_be_read(images):
+    sound = cv2.imencode(".png", images[0].permute(1, 2, 0).numpy())[1].tobytes()
+    with pytest.raises(DataError, match="set: image 1"):
+        decode_all(pair_set([sound, sound[:40], b""]))

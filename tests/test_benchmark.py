@@ -1,0 +1,158 @@
+"""The benchmark's numbers are those one gets by hand, its differences subtract them, and it finds the networks to compare."""
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from sklearn.metrics import roc_auc_score
+
+from askd import benchmark as benchmark_module
+from askd.benchmark import differences_text, distinct_faces, main, resamples_of
+from askd.data.decode import decode_rgb
+from askd.data.degrade import degrade
+from askd.data.pairs import NO_FOLD, PairSet, read_bin
+from askd.engine.checkpoint import save_weights
+from askd.errors import CheckpointError, RecipeError
+from askd.teachers import load_backbone, weights_hash
+from tiny import distilled, run, world  # noqa: F401, fixtures
+
+ROLES = ("teacher", "baseline", "student")
+
+
+@pytest.fixture
+def runs(distilled, tmp_path):  # noqa: F811
+    """A copy of runs/mini without its benchmark and checkpoints."""
+    copy = tmp_path / "mini"
+    shutil.copytree(distilled.folder, copy, ignore=shutil.ignore_patterns("checkpoints", "benchmark", "export", "events*"))
+    return copy
+
+
+def row(results: dict, **wanted) -> dict:
+    found, = (r for r in results["rows"] if all(r[key] == value for key, value in wanted.items()))
+    return found
+
+
+def test_numbers_are_those_by_hand(runs, world, tmp_path):  # noqa: F811
+    done = run("benchmark", runs, "precision=fp32", "eval.sizes=[112,14,28]", "eval.protocols=[insightface]", cwd=tmp_path)
+    assert done.status == 0, done.err
+    results = json.loads((runs / "benchmark" / "seed0" / "results.json").read_text())
+    assert len(results["rows"]) == 3 * 3
+
+    pairs = read_bin(world.data / "verify.bin")
+    images = torch.from_numpy(np.stack([decode_rgb(data, "image") for data in pairs.images])).permute(0, 3, 1, 2)
+    for role in ROLES:
+        network = load_backbone(runs / role / "seed0")[0].eval()
+        for size in (112, 14):
+            seen = (degrade(images, size, "bicubic") - 127.5) / 127.5
+            with torch.inference_mode():
+                embedding = (network(seen) + network(seen.flip(3))).double().numpy()
+            embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+            cosine = (embedding[pairs.left] * embedding[pairs.right]).sum(1)
+            mine = row(results, model=role, size=size)
+            assert mine["auc"] == pytest.approx(roc_auc_score(pairs.same, cosine), abs=5e-3)  # one swapped pair: 0.0025
+            assert (mine["pairs"], mine["genuine"], mine["impostors"]) == (40, 20, 20)
+
+    differences = {(d["what"].split(":")[0], d["figure"]): d for d in results["context"]["differences"]}
+    assert set(differences) == {(what, figure) for what in ("headroom", "A-SKD") for figure in ("accuracy", "auc")}
+    for figure in ("accuracy", "auc"):
+        at = {(role, size): row(results, model=role, size=size)[figure] for role in ROLES for size in (112, 14)}
+        assert differences["headroom", figure]["value"] == pytest.approx(at["teacher", 112] - at["baseline", 14], abs=1e-9)
+        assert differences["A-SKD", figure]["value"] == pytest.approx(at["student", 14] - at["baseline", 14], abs=1e-9)
+        assert differences["A-SKD", figure]["unit"] == "identity" and differences["A-SKD", figure]["size"] == 14
+    for role in ROLES:
+        assert results["context"]["models"][role]["sha256"] == weights_hash(load_backbone(runs / role / "seed0")[0])
+    assert {path.name for path in (runs / "benchmark" / "seed0").iterdir()} == {
+        "results.json", "results.md", "accuracy.png", "roc.png", "attention.png",
+    }
+
+
+@pytest.fixture
+def chosen(monkeypatch) -> dict:
+    """What `main` hands to `benchmark`, which is not run."""
+    calls = {}
+    monkeypatch.setattr(benchmark_module, "benchmark", lambda recipe, runs, out, device: calls.update(recipe=recipe, runs=runs, out=out))
+    return calls
+
+
+def test_compares_what_the_folder_holds(runs, chosen):
+    main([str(runs), "eval.sizes=[7]"])
+    assert chosen["runs"] == {role: runs / role / "seed0" for role in ROLES}
+    assert chosen["out"] == runs / "benchmark" / "seed0"
+    assert (chosen["recipe"].name, chosen["recipe"].eval.sizes, chosen["recipe"].data.sizes) == ("mini", [7], [14])
+
+
+def test_teacher_from_elsewhere_is_the_student_s(runs, distilled, chosen, monkeypatch):  # noqa: F811
+    shutil.rmtree(runs / "teacher")
+    monkeypatch.chdir(distilled.cwd)  # the path in meta.json is as the run was given it
+    main([str(runs)])
+    assert list(chosen["runs"]) == ["teacher", "baseline", "student"]
+    assert chosen["runs"]["teacher"].resolve() == distilled.of("teacher")
+
+
+def test_seed_chooses_the_runs(runs, chosen):
+    (runs / "student" / "seed0").rename(runs / "student" / "seed3")
+    (runs / "teacher" / "seed0").rename(runs / "teacher" / "seed3")
+    main([str(runs), "seed=3"])
+    assert chosen["runs"] == {role: runs / role / "seed3" for role in ("teacher", "student")}
+    assert chosen["out"] == runs / "benchmark" / "seed3"
+    with pytest.raises(CheckpointError, match=r"no finished run of seed 8 \(looked for {teacher,baseline,student}/seed8/meta.json\)"):
+        main([str(runs), "seed=8"])
+    with pytest.raises(CheckpointError, match="seed five"):
+        main([str(runs), "seed=five"])
+
+
+def test_what_it_refuses(runs, tmp_path):
+    with pytest.raises(RecipeError, match="usage: python -m askd.benchmark RUNS/RECIPE"):
+        main([])
+    with pytest.raises(CheckpointError, match="nobody holds no finished run"):
+        main([str(tmp_path / "nobody")])
+    with pytest.raises(RecipeError, match="eval.sizes must be between 1 and 112"):
+        main([str(runs), "eval.sizes=[0]"])
+    with pytest.raises(RecipeError, match="no eval.sets"):
+        main([str(runs), "eval.sets=[]"])
+
+
+def test_a_network_that_diverged_is_one_line(runs, tmp_path):
+    student = runs / "student" / "seed0"
+    weights = safetensors.torch.load_file(student / "model.safetensors")
+    weights["neck.3.bias"][0] = float("nan")
+    save_weights(student, weights, json.loads((student / "meta.json").read_text()))
+    done = run("benchmark", runs, "eval.sizes=[14]", cwd=tmp_path)
+    assert done.status == 2 and done.err.count("\n") == 1 and "non-finite embeddings at 14 px" in done.err
+    assert not (runs / "benchmark").exists()
+
+
+def pair_set(identity: list[int] | None, left: list[int], right: list[int], images: int) -> PairSet:
+    same = np.array([identity is not None and identity[a] == identity[b] for a, b in zip(left, right)])
+    return PairSet(
+        "set", [b""] * images, np.array(left, np.int32), np.array(right, np.int32), same, np.full(len(left), NO_FOLD, np.int16),
+        None if identity is None else np.array(identity, np.int32), [""] * images,
+    )
+
+
+def test_faces_to_show_are_of_different_people():
+    pairs = pair_set([4, 4, 4, 2, 2, 9, 7, 7], [0], [1], 8)
+    chosen = distinct_faces(pairs, 3)
+    assert len(chosen) == 3 and len({int(pairs.identity[i]) for i in chosen}) == 3
+    assert len(distinct_faces(pairs, 9)) == 4  # there are no more people
+    assert distinct_faces(pair_set(None, [0], [1], 9), 3) == [0, 4, 8]
+
+
+def test_people_are_resampled_where_they_are_known():
+    known, kept = resamples_of(pair_set([0, 0, 1, 1], [0, 2, 0, 1], [1, 3, 2, 3], 4))
+    assert known.unit == "identity" and kept.tolist() == [0, 1, 2, 3]
+    unknown, _ = resamples_of(pair_set(None, [0, 1, 2], [1, 2, 3], 4))
+    assert unknown.unit == "pair"
+
+
+def test_differences_in_words():
+    base = {"set": "verify", "what": "A-SKD: student - baseline", "size": 14, "figure": "auc", "protocol": "askd", "unit": "pair", "level": 0.95}
+    text = differences_text([base | {"value": 0.0123, "low": 0.001, "high": 0.02}, base | {"value": -0.01, "low": -0.02, "high": 0.03}])
+    real, not_real, legend = text.splitlines()
+    assert "+1.23 [+0.10, +2.00]" in real and real.endswith("*")
+    assert "-1.00 [-2.00, +3.00]" in not_real and not not_real.endswith("*")
+    assert "excludes zero" in legend and differences_text([]) == ""

@@ -1,0 +1,271 @@
+"""The command line: help that names everything, and for whatever is wrong one line, exit status 2 and nothing left behind."""
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from askd import cli
+from askd.data.recordio import write_recordio
+from askd.engine.checkpoint import save_weights
+from askd.engine.loop import Interrupted
+from askd.errors import DataError
+from askd.models import BACKBONES, make_backbone
+from askd.resources import list_resources
+from askd.schema import Recipe
+from tiny import Finished, distilled, run, world  # noqa: F401, fixtures
+
+VERBS = ("teach", "distill", "benchmark", "export")
+
+
+def keys(cls: type, prefix: str = "") -> list[str]:
+    """Every key of the schema that takes a value."""
+    found = []
+    for name, kind in get_type_hints(cls).items():
+        section = next((a for a in (kind, *get_args(kind)) if is_dataclass(a)), None)
+        found += keys(section, f"{prefix}{name}.") if section else [prefix + name]
+    return found
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_names_every_recipe_and_key(verb, tmp_path):
+    shown = run(verb, "--help", cwd=tmp_path)
+    assert (shown.status, shown.err) == (0, "")
+    lines = shown.out.splitlines()
+    assert sum(line.startswith(f"  python -m askd.{verb} ") for line in lines) == 1
+    for recipe in list_resources("recipes"):
+        said, = (line for line in lines if line.split()[:1] == [recipe])
+        assert len(said.split()) > 3, recipe  # the name, and what it is
+    for key in keys(Recipe):
+        at, = (number for number, line in enumerate(lines) if line.startswith(f"  {key} ("))
+        assert lines[at].endswith(")") and lines[at + 1].startswith("      ") and len(lines[at + 1].split()) >= 2, key
+    assert len(keys(Recipe)) > 50
+
+
+def test_help_says_choices_defaults_and_units(tmp_path):
+    out = run("teach", "recipe=demo", "-h", cwd=tmp_path).out
+    assert "data.degradation (bicubic, of bicubic|bilinear|area|nearest|random|released)" in out
+    assert "data.sizes ([28])\n      Pixels" in out
+    assert "head.margin (0.5)\n      Radians" in out
+    assert "data.set (required)" in out
+    assert all(name in out.split("network.backbone")[1].split("network.attention")[0] for name in BACKBONES)
+
+
+def fake(error: BaseException, monkeypatch, capsys) -> tuple[int, str]:
+    """Exit status and standard error of a verb that ends in `error`."""
+    def main(arguments):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["askd.verb", "recipe=demo"])
+    with pytest.raises(SystemExit) as left:
+        cli.run("verb", "What.", main)
+    return left.value.code, capsys.readouterr().err
+
+
+def test_exit_statuses(monkeypatch, capsys):
+    assert fake(DataError("no faces\nanywhere"), monkeypatch, capsys) == (2, "askd.verb: no faces anywhere\n")
+    assert fake(Interrupted(signal.SIGTERM, 7), monkeypatch, capsys)[0] == 143
+    assert fake(Interrupted(signal.SIGINT, 7), monkeypatch, capsys)[0] == 130
+    assert fake(KeyboardInterrupt(), monkeypatch, capsys) == (130, "askd.verb: interrupted\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["askd.verb"])
+    with pytest.raises(ZeroDivisionError):
+        cli.run("verb", "What.", lambda arguments: 1 / 0)
+
+
+def assert_refused(done: Finished, verb: str, *said: str) -> None:
+    assert done.status == 2, done.err
+    assert done.err.count("\n") == 1 and done.err.startswith(f"askd.{verb}: "), done.err
+    for words in said:
+        assert words in done.err
+
+
+MINI = "the little recipe"
+BAD_ARGUMENTS = [
+    (["recipe=ms1n_x4"], ["'ms1n_x4'", "did you mean ms1m_x4?"]),
+    (["recipe=demo", "data.sizs=[8]"], ["unknown key data.sizs", "did you mean data.sizes?"]),
+    (["recipe=demo", "data.sizes=five"], ["data.sizes", "five"]),
+    (["recipe=demo", "data.sizes=[0]"], ["data.sizes must be between 1 and 112 pixels, got 0"]),
+    (["recipe=demo", "data.sizes=[14,113]"], ["data.sizes must be between 1 and 112 pixels, got 113"]),
+    (["recipe=demo", "eval.sizes=113"], ["eval.sizes must be between 1 and 112 pixels, got 113"]),
+    (["recipe=demo", "teacher.sizes=[]"], ["teacher.sizes", "at least one"]),
+    (["recipe=demo", "data.sizes=[1,"], ["command line"]),
+    (["recipe=demo", "train=3"], ["train is a section with keys epochs"]),
+    (["recipe=demo", "train.lr=null"], ["train.lr"]),
+    (["recipe=demo", "train.epochs=.inf"], ["train.epochs", "inf"]),
+    (["recipe=demo", "name=${nobody}"], ["name", "nobody"]),
+    (["recipe=demo", "seed=-1"], ["seed", "-1"]),
+    (["recipe=demo", "data.set=dem"], ["'dem'", "did you mean demo"]),
+    (["demo"], ["arguments are key=value, got 'demo'", "--help"]),
+    ([], ["say which recipe", "demo"]),
+    ([MINI, "device=cuda"], ["no CUDA device", "device=cpu"]),
+    ([MINI, "network.backbone=resnet50"], ["network.backbone", "'resnet50'", "iresnet50"]),
+    ([MINI, "network.embedding=0"], ["network.embedding", "0"]),
+    ([MINI, "network.init=teacher"], ["a baseline has no teacher"]),
+    ([MINI, "network.attention=none"], ["network.attention", "none"]),
+    ([MINI, "distill.attention=null"], ["distils nothing", "askd.teach"]),
+    ([MINI, "distill.attention.channel=0", "distill.attention.spatial=0"], ["compares nothing"]),
+    ([MINI, "train.batch=64"], ["48 training images", "train.batch=64"]),
+    ([MINI, "train.warmup_epochs=2"], ["warm-up", "3 steps"]),
+    ([MINI, "train.schedule=multistep", "train.milestones=[2,1]"], ["milestones"]),
+    ([MINI, "train.lr=-1"], ["train.lr", "-1"]),
+    ([MINI, "train.optimizer=sgd", "train.momentum=0"], ["train.momentum", "nesterov"]),
+    ([MINI, "data.min_images=5"], ["min_images"]),
+    ([MINI, "data.path=/etc"], ["/etc"]),
+    ([MINI, "data.holdout=0.2", "eval.during=[holdout]"], ["eval.during=holdout", "genuine"]),
+    ([MINI, "eval.sets=[verif]"], ["verif", "verify"]),
+    ([MINI, "eval.sets=[]"], ["no eval.sets"]),
+    ([MINI, "eval.during=[verif]"], ["verif", "verify"]),
+    ([MINI, "eval.select=verif"], ["eval.select", "last, verify"]),
+    ([MINI, "eval.batch=0"], ["eval.batch", "0"]),
+    ([MINI, "teacher.recipe=demmo"], ["'demmo'", "did you mean demo?"]),
+    ([MINI, "teacher.checkpoint=nowhere"], ["nowhere: no such run folder or checkpoint"]),
+    ([MINI, "out=/dev/null/runs"], ["cannot write /dev/null/runs", "another out="]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_ARGUMENTS, ids=lambda value: " ".join(value) if value and "=" in value[0] else None)
+def test_bad_argument_is_one_line(arguments, said, world, tmp_path):  # noqa: F811
+    if "device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    arguments = [f"recipe={world.recipe}" if argument == MINI else argument for argument in arguments]
+    assert_refused(run("distill", *arguments, cwd=tmp_path), "distill", *said)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.txt", "err.txt"}
+    assert (tmp_path / "out.txt").read_text() == ""
+
+
+def test_data_that_is_not_there(tmp_path):
+    done = run("distill", "recipe=ms1m_x4", cwd=tmp_path)
+    # The files, where they are described, and where to put them.
+    assert_refused(done, "distill", "train.rec", "train.idx", "lfw.bin", "see http", "put it at datasets/ms1m", "data.path=FOLDER")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "datasets").exists()
+    assert_refused(run("teach", "recipe=lfw", "data.path=here", cwd=tmp_path), "teach", "here is not there", "data.path=FOLDER")
+
+
+@pytest.fixture
+def spoilt_data(world, tmp_path) -> Path:  # noqa: F811
+    """A copy of the world's data that a test may spoil."""
+    return shutil.copytree(world.data, tmp_path / "data")
+
+
+@pytest.mark.parametrize("kept", [0, 100, -100])
+@pytest.mark.parametrize("name", ["verify.bin", "train.rec", "train.idx"])
+def test_truncated_file_is_named(name, kept, spoilt_data, world, tmp_path):  # noqa: F811
+    file = spoilt_data / name
+    content = file.read_bytes()
+    file.write_bytes(content[:kept])
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    done = run("distill", f"recipe={world.recipe}", f"data.path={spoilt_data}", cwd=cwd)
+    assert_refused(done, "distill", str(spoilt_data / name.split(".")[0]))
+    assert not (cwd / "runs").exists()
+
+
+def test_truncated_bin_given_by_path(spoilt_data, world, tmp_path):  # noqa: F811
+    file = tmp_path / "lfw.bin"
+    file.write_bytes((spoilt_data / "verify.bin").read_bytes()[:5000])
+    for verb, key in (("distill", "eval.sets"), ("teach", "eval.during")):
+        done = run(verb, f"recipe={world.recipe}", f"{key}=[{file}]", cwd=tmp_path)
+        assert_refused(done, verb, str(file), "5000")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_that_cannot_be_read_is_one_line(workers, world, tmp_path):  # noqa: F811
+    """Found only once training has begun, so there is a run folder; still no traceback, from a worker neither."""
+    jpeg = cv2.imencode(".jpg", np.full((112, 112, 3), 90, np.uint8))[1].tobytes()
+    (tmp_path / "faces").mkdir()
+    write_recordio(tmp_path / "faces", ((i // 4, jpeg if i != 9 else b"\xff\xd8 torn") for i in range(24)), classes=6)
+    card = yaml.safe_load(world.card.read_text())
+    del card["render"], card["sets"]
+    card |= {"expects": ["train.rec"]}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    done = run(
+        "teach", f"recipe={world.recipe}", f"data.set={tmp_path / 'card.yaml'}", f"data.path={tmp_path / 'faces'}", "eval.during=[]",
+        f"data.workers={workers}", "train.batch=24", cwd=tmp_path,
+    )
+    announced, error = done.err.splitlines()
+    assert done.status == 2 and announced.startswith("teacher: iresnet10") and error.startswith("askd.teach: ")
+    assert "train.rec: record 10" in error  # keys count from 1
+
+
+@pytest.fixture
+def spoilt_teacher(distilled, tmp_path) -> Path:  # noqa: F811
+    """A copy of a finished teacher that a test may spoil."""
+    return shutil.copytree(distilled.of("teacher"), tmp_path / "teacher", ignore=shutil.ignore_patterns("checkpoints", "events*"))
+
+
+def distil_from(teacher: Path, world, cwd: Path, *said: str, **changes) -> None:  # noqa: F811
+    arguments = [f"{key}={value}" for key, value in changes.items()]
+    done = run("distill", f"recipe={world.recipe}", f"teacher.checkpoint={teacher}", *arguments, cwd=cwd)
+    assert_refused(done, "distill", *said)
+    assert not (cwd / "runs").exists()
+
+
+def test_corrupt_teacher(spoilt_teacher, world, tmp_path):  # noqa: F811
+    weights = spoilt_teacher / "model.safetensors"
+    whole = weights.read_bytes()
+    for content in (whole[:-1], whole[:1000], b""):
+        weights.write_bytes(content)
+        distil_from(spoilt_teacher, world, tmp_path, str(spoilt_teacher), "corrupt")
+    weights.unlink()
+    distil_from(spoilt_teacher, world, tmp_path, "no model.safetensors")
+    weights.write_bytes(whole)
+    (spoilt_teacher / "meta.json").write_text("{")
+    distil_from(spoilt_teacher, world, tmp_path, str(spoilt_teacher), "corrupt")
+
+
+def test_foreign_checkpoint_that_is_none(distilled, world, tmp_path):  # noqa: F811
+    file = tmp_path / "backbone.pth"
+    file.write_bytes(b"not a checkpoint")
+    distil_from(file, world, tmp_path, str(file), "cannot be read")
+    torch.save({"weight": torch.zeros(3)}, file)
+    distil_from(file, world, tmp_path, str(file), "no network known here")
+    buffer = io.BytesIO()
+    torch.save({"conv1.weight": torch.zeros(64, 3, 3, 3)}, buffer)
+    file.write_bytes(buffer.getvalue()[:-200])
+    distil_from(file, world, tmp_path, str(file))
+    step = distilled.of("teacher") / "checkpoints" / "step_00000003.pt"  # ours, but the state of a training, not a network
+    distil_from(step, world, tmp_path, str(step))
+
+
+def test_teacher_of_another_architecture(spoilt_teacher, world, tmp_path):  # noqa: F811
+    distil_from(spoilt_teacher, world, tmp_path, "iresnet18", str(spoilt_teacher), "8 and 4", "network.*", **{"network.backbone": "iresnet18"})
+    distil_from(
+        spoilt_teacher, world, tmp_path, str(spoilt_teacher), "do not fit", **{"network.init": spoilt_teacher, "network.embedding": 16},
+    )
+    meta = json.loads((spoilt_teacher / "meta.json").read_text())
+    for attention, said in (("none", "4 and 0"), ("se", "spatial attention")):
+        network = meta["network"] | {"attention": attention}
+        save_weights(spoilt_teacher, make_backbone("iresnet10", **network).state_dict(), meta | {"network": network})
+        distil_from(spoilt_teacher, world, tmp_path, "distill.attention does not fit", said, str(spoilt_teacher))
+
+
+def test_teacher_recipe_of_another_architecture(world, tmp_path):  # noqa: F811
+    """Known before that teacher is trained."""
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"extends": str(world.recipe), "network": {"attention": "se"}, "distill": {"attention": None}}))
+    done = run("distill", f"recipe={world.recipe}", f"teacher.recipe={other}", cwd=tmp_path)
+    assert_refused(done, "distill", "distill.attention does not fit", "spatial attention")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "3", '"text"', '[["role", 1]]'])
+def test_corrupt_run_json_is_named(content, spoilt_teacher, world, tmp_path):  # noqa: F811
+    place = tmp_path / "runs" / "mini" / "teacher" / "seed0"
+    place.parent.mkdir(parents=True)
+    spoilt_teacher.rename(place)
+    (place / "run.json").write_text(content)
+    assert_refused(run("teach", f"recipe={world.recipe}", cwd=tmp_path), "teach", "runs/mini/teacher/seed0")
