@@ -183,6 +183,8 @@ def _check_values(recipe: Recipe) -> None:
         ("train.power", recipe.train.power), ("eval.every_epochs", recipe.eval.every_epochs),
     ):
         need(0 < value < math.inf, key, value, "above 0")
+    warmup, epochs = recipe.train.warmup_epochs, recipe.train.epochs
+    need(warmup < epochs, "train.warmup_epochs", warmup, f"below train.epochs={epochs:g}; set it to 0 for such a short run")
     need(0 <= recipe.seed < 2**63, "seed", recipe.seed, "from 0 to 2^63 - 1")
     need(recipe.train.clip is None or recipe.train.clip > 0, "train.clip", recipe.train.clip, "above 0, or null for no limit")
     if recipe.train.optimizer is Optimizer.sgd and recipe.train.nesterov:

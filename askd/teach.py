@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -54,10 +55,13 @@ def main(argv: list[str]) -> None:
 
 
 def choose_device(recipe: Recipe) -> str:
-    """cpu or cuda; asking for CUDA where there is none is an error."""
+    """cpu or cuda; asking for CUDA where there is none, or for compilation without a compiler, is an error."""
     if recipe.device is Device.cuda and not torch.cuda.is_available():
         raise RecipeError("device=cuda, but this machine has no CUDA device; use device=auto or device=cpu")
-    return "cuda" if recipe.device is not Device.cpu and torch.cuda.is_available() else "cpu"
+    device = "cuda" if recipe.device is not Device.cpu and torch.cuda.is_available() else "cpu"
+    if recipe.compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise RecipeError("compile=true on a CPU needs a C++ compiler (g++, or the one that CXX names); install it, or use compile=false")
+    return device
 
 
 def run_folder(recipe: Recipe, role: str) -> Path:

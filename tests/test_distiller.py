@@ -63,7 +63,8 @@ def test_loss_is_identity_plus_weighted_attention(batch):
     features = student.forward_all(lr)  # batch norms in train mode: the same batch gives the same again
     with torch.no_grad():
         taught = reference.forward_all(hr)
-    identity = arcface_by_hand(features.embedding.detach().double().numpy(), head.centres.detach().double().numpy(), label.numpy())
+    embedding, centres = (tensor.detach().double().numpy() for tensor in (features.embedding, head.centres))
+    identity = arcface_by_hand(embedding, centres, label.numpy())
     attention = attention_by_hand(features.attention, taught.attention)
     assert set(parts) == {"loss", "identity", "attention"}
     assert attention > 1e-4  # two networks do look elsewhere
@@ -75,9 +76,13 @@ def test_loss_is_identity_plus_weighted_attention(batch):
 def test_several_terms_add_up():
     features = Features(torch.ones(2, 3), (), ())
     terms = {"first": (2.0, lambda s, t: torch.tensor(3.0)), "second": (0.5, lambda s, t: torch.tensor(4.0))}
-    distiller = Distiller(lambda image: features, lambda embedding, label: torch.tensor(10.0), lambda image: features, terms)
-    parts = distiller(torch.zeros(1), torch.zeros(1), torch.zeros(1))
-    assert {name: value.item() for name, value in parts.items()} == {"loss": 18.0, "identity": 10.0, "first": 3.0, "second": 4.0}
+
+    def network(image):
+        return features
+
+    parts = Distiller(network, lambda embedding, label: torch.tensor(10.0), network, terms)(*torch.zeros(3, 1))
+    values = {name: value.item() for name, value in parts.items()}
+    assert values == {"loss": 18.0, "identity": 10.0, "first": 3.0, "second": 4.0}
 
 
 def test_student_sees_lr_and_teacher_sees_hr():
@@ -106,7 +111,9 @@ def test_gradient_reaches_trunk_and_head_and_no_teacher(batch):
     trunk, head, teacher = Trunk(network(0)), ArcFaceHead(6, CLASSES, MARGIN, SCALE), network(1)
     teacher.requires_grad_(True)  # even one that nobody froze
     before = {name: value.clone() for name, value in teacher.eval().state_dict().items()}
-    distiller = Distiller(trunk, head, teacher.forward_all, {"attention": (WEIGHT, attention_term("maps", "mean", 1.0, 1.0))})
+    distiller = Distiller(trunk, head, teacher.forward_all, {
+        "attention": (WEIGHT, attention_term("maps", "mean", 1.0, 1.0)),
+    })
     distiller(*batch)["loss"].backward()
     for name, parameter in [*trunk.named_parameters(), *head.named_parameters()]:
         assert not parameter.requires_grad or (parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0), name
@@ -157,10 +164,12 @@ def test_terms_and_teacher_come_together():
 
 def maps(seed: int, blocks: int = 3) -> Features:
     generator = torch.Generator().manual_seed(seed)
-    return Features(torch.zeros(BATCH, 2), tuple(
-        AttentionMaps(torch.randn(BATCH, 8, 1, 1, generator=generator), torch.randn(BATCH, 1, 5, 5, generator=generator))
-        for _ in range(blocks)
-    ), ())
+
+    def random_map(*shape):
+        return torch.randn(BATCH, *shape, generator=generator)
+
+    attention = tuple(AttentionMaps(random_map(8, 1, 1), random_map(1, 5, 5)) for _ in range(blocks))
+    return Features(torch.zeros(BATCH, 2), attention, ())
 
 
 def test_options_of_the_term_reach_the_loss():
@@ -171,14 +180,17 @@ def test_options_of_the_term_reach_the_loss():
             for channel, spatial in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
                 value = attention_term(space, reduction, channel, spatial)(student, teacher)
                 expected = attention_similarity(
-                    student.attention, teacher.attention, space=space, reduction=reduction, channel=channel, spatial=spatial,
+                    student.attention, teacher.attention, space=space, reduction=reduction,
+                    channel=channel, spatial=spatial,
                 )
                 assert torch.equal(value, expected)
                 values.append(value.item())
     assert len(set(values)) == len(values)  # no option is without effect
 
 
-@pytest.mark.parametrize("options", [("map", "mean", 1.0, 1.0), ("maps", "average", 1.0, 1.0), ("maps", "mean", 0.0, 0.0)])
+@pytest.mark.parametrize("options", [
+    ("map", "mean", 1.0, 1.0), ("maps", "average", 1.0, 1.0), ("maps", "mean", 0.0, 0.0),
+])
 def test_term_refuses_what_it_cannot_do(options):
     with pytest.raises(ValueError):
         attention_term(*options)(maps(0), maps(1))

@@ -1,4 +1,4 @@
-"""The ONNX file is the student: for PyTorch's eyes, for InsightFace's, in one file, and never written when it is not."""
+"""The ONNX file is the student, to PyTorch and to InsightFace, in one file, and it is never written when it is not."""
 from __future__ import annotations
 
 import json
@@ -74,7 +74,7 @@ def test_is_insightface_s_model(exported, backbone):
     faces = [render_face(identity, 0) for identity in range(3)]
     with torch.inference_mode():
         ours = backbone(to_unit(torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2))).numpy()
-    bgr = [cv2.cvtColor(face, cv2.COLOR_RGB2BGR) for face in faces]  # as cv2.imread gives them; get_feat turns them to RGB
+    bgr = [cv2.cvtColor(face, cv2.COLOR_RGB2BGR) for face in faces]  # as cv2.imread gives them; get_feat makes it RGB
     theirs = recogniser.get_feat(bgr)
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
     np.testing.assert_allclose(recogniser.get_feat(bgr[1])[0], ours[1], rtol=1e-3, atol=1e-3 * np.abs(ours).max())
@@ -101,7 +101,8 @@ def test_meta_comes_along(exported, run_folder):
 def test_the_job_s_own_export_is_its_student(distilled):  # noqa: F811
     file = distilled.folder / "export" / "seed0" / "student.onnx"
     image = torch.rand(2, 3, 112, 112) * 2 - 1
-    theirs, = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"image": image.numpy()})
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    theirs, = session.run(None, {"image": image.numpy()})
     with torch.inference_mode():
         ours = load_backbone(distilled.of("student"))[0].eval()(image).numpy()
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())

@@ -1,4 +1,4 @@
-"""Networks come back from disk as they were, whatever does not fit is refused, and folding batch norms changes no output."""
+"""Networks come back from disk as they were, what does not fit is refused, and folded batch norms change no output."""
 from __future__ import annotations
 
 import copy
@@ -78,7 +78,8 @@ def test_hash_follows_the_weights_alone(tmp_path):
     loaded, meta = load_backbone(tmp_path)
     assert meta == {"backbone": "iresnet10", "network": network}
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in backbone.state_dict().items())
-    assert weights_hash(loaded) == weights_hash(backbone) == weights_hash(load_backbone(tmp_path / "model.safetensors")[0])
+    by_file, _ = load_backbone(tmp_path / "model.safetensors")
+    assert weights_hash(loaded) == weights_hash(by_file) == weights_hash(backbone)
     assert weights_hash(copy.deepcopy(backbone).to(memory_format=torch.channels_last)) == weights_hash(backbone)
     changed = copy.deepcopy(backbone)
     with torch.no_grad():
@@ -134,10 +135,13 @@ def test_weights_cut_short(run_folder):
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b"3", b"{}", b'{"backbone": "iresnet10"}', b'{"backbone": "iresnet10", "network": null}',
+    b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b"3", b"{}",
+    b'{"backbone": "iresnet10"}', b'{"backbone": "iresnet10", "network": null}',
     b'{"backbone": "resnet10", "network": {}}', b'{"backbone": "iresnet10", "network": {"width": 3}}',
-    b'{"backbone": ["iresnet10"], "network": {}}', b'{"backbone": "iresnet10", "network": {"attention": "cbam", "reduction": 0}}',
-    b'{"backbone": "iresnet10", "network": {"embedding": -1}}', b'{"backbone": "iresnet10", "network": {"embedding": "many"}}',
+    b'{"backbone": ["iresnet10"], "network": {}}',
+    b'{"backbone": "iresnet10", "network": {"attention": "cbam", "reduction": 0}}',
+    b'{"backbone": "iresnet10", "network": {"embedding": -1}}',
+    b'{"backbone": "iresnet10", "network": {"embedding": "many"}}',
 ])
 def test_meta_that_describes_no_network(run_folder, content):
     (run_folder / "meta.json").write_bytes(content)

@@ -1,6 +1,6 @@
 """A world small enough to train on in seconds, and the verbs run on it as users run them: each in a process of its own.
 
-Processes are forked from one that has imported the verbs already, because importing them takes longer than most of these runs.
+Processes are forked from one that has imported the verbs already: importing them takes longer than most of these runs.
 """
 from __future__ import annotations
 
@@ -20,11 +20,21 @@ import yaml
 from askd.data.cards import load_card
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PATIENCE = 600  # seconds; a run here takes a few
 PEOPLE, IMAGES = 12, 4
-RENDER = {"identities": PEOPLE, "images": IMAGES, "verification_identities": 20, "verification_images": 3, "pairs": 40, "seed": 0}
+RENDER = {
+    "identities": PEOPLE, "images": IMAGES,
+    "verification_identities": 20, "verification_images": 3, "pairs": 40, "seed": 0,
+}
 RECIPE = {
-    "extends": "demo", "device": "cpu", "network": {"embedding": 32}, "eval": {"sizes": [112, 14], "during": ["verify"]},
-    "train": {"epochs": 1, "batch": 16, "warmup_epochs": 0, "checkpoint_every": 2, "log_every": 1},
+    "extends": "demo", "device": "cpu",
+    "network": {"backbone": "iresnet10", "embedding": 32},
+    "distill": {"attention": {"weight": 5}},
+    "train": {
+        "epochs": 1, "batch": 16, "optimizer": "adamw", "lr": 0.002, "warmup_epochs": 0,
+        "checkpoint_every": 2, "log_every": 1,
+    },
+    "eval": {"sizes": [112, 14], "during": ["verify"]},
 }
 
 
@@ -82,7 +92,7 @@ def _distilled(world: World, folder: Path) -> Run:
     cwd.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "askd.distill", f"recipe={world.recipe}"], cwd=cwd, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}, timeout=PATIENCE,
     )
     return Run(world, cwd, Finished(done.returncode, done.stdout, done.stderr))
 
@@ -91,8 +101,10 @@ def _distilled(world: World, folder: Path) -> Run:
 def _world(folder: Path) -> World:
     made = World(folder / "mini.yaml", folder / "mini_card.yaml", folder / "mini_data")
     card = yaml.safe_load((REPOSITORY / "datasets" / "demo.yaml").read_text())
-    made.card.write_text(yaml.safe_dump(card | {"name": "mini", "identities": PEOPLE, "images": PEOPLE * IMAGES, "render": RENDER}))
-    made.recipe.write_text(yaml.safe_dump(RECIPE | {"data": {"set": str(made.card), "path": str(made.data), "sizes": [14]}}))
+    card |= {"name": "mini", "identities": PEOPLE, "images": PEOPLE * IMAGES, "render": RENDER}
+    made.card.write_text(yaml.safe_dump(card))
+    data = {"set": str(made.card), "path": str(made.data), "sizes": [14]}
+    made.recipe.write_text(yaml.safe_dump(RECIPE | {"data": data}))
     load_card(str(made.card)).prepare(str(made.data), workers=1)
     return made
 
@@ -105,9 +117,12 @@ def start(verb: str, *arguments: object, cwd: Path) -> multiprocessing.process.B
 
 
 def run(verb: str, *arguments: object, cwd: Path) -> Finished:
-    """The same, to its end."""
+    """The same, to its end; one that hangs is killed, and its status is then -9."""
     process = start(verb, *arguments, cwd=cwd)
-    process.join()
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
     return Finished(process.exitcode, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text())
 
 
@@ -129,6 +144,7 @@ def _verb(verb: str, arguments: list[str], cwd: Path) -> None:
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # loader workers start as they do for users
     sys.argv = [f"askd.{verb}", *arguments]
     sys.modules.pop(f"askd.{verb}", None)  # imported by the preload; runpy warns about running it a second time
     runpy.run_module(f"askd.{verb}", run_name="__main__", alter_sys=True)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ class TrainingBatches:
         self.dataset = _Decoded(faces, make_augment(augment), seed)
         self.steps_per_epoch = len(faces) // batch
 
-    def iterate(self, start: int) -> Iterator[Batch]:
+    def iterate(self, start: int) -> Generator[Batch, None, None]:
         """Batches from step `start` (0-based, counted over the whole training) on; DataError names an image that cannot be read."""
         for batch in DataLoader(
             self.dataset, batch_sampler=self._index_batches(start), num_workers=self.workers, collate_fn=self._collate,
@@ -54,8 +54,9 @@ class TrainingBatches:
             generator=torch.Generator(),  # its own, so that the global state stays the model's
         ):
             if isinstance(batch, DataError):
-                raise batch
+                break
             yield batch
+        raise batch  # outside the loop, whose workers have ended by now
 
     def _index_batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
         epoch, position = divmod(start, self.steps_per_epoch)

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,8 +33,8 @@ class Batches(Protocol):
 
     batch_size: int
 
-    def iterate(self, start: int) -> Iterator[Any]:
-        """Batches number start, start + 1, ..."""
+    def iterate(self, start: int) -> Generator[Any, None, None]:
+        """Batches number start, start + 1, ...; closed when training ends, which ends the processes that make them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def train(
     with _torch_generator_kept():
         iterator = batches.iterate(start)
     _set_train_mode(modules)
-    with RunLog(folder, steps, title, start=start) as log, StopSignal() as stop:
+    with closing(iterator), RunLog(folder, steps, title, start=start) as log, StopSignal() as stop:
         while True:
             step = progress.step
             stopping = dist.any_rank(stop.received is not None)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from askd.data.degrade import degrade
-from askd.data.pairs import PairSet
 from askd.errors import DataError, TrainingError
 from askd.evaluation.embed import decode_all, embed
 
@@ -32,7 +31,9 @@ class Linear:
 
 
 @pytest.mark.parametrize("quantise", [False, True])
-@pytest.mark.parametrize(("degradation", "evaluated_as"), [("bicubic", "bicubic"), ("released", "released"), ("random", "bilinear_cv2")])
+@pytest.mark.parametrize(
+    ("degradation", "evaluated_as"), [("bicubic", "bicubic"), ("released", "released"), ("random", "bilinear_cv2")],
+)
 @pytest.mark.parametrize("size", [14, 28])
 def test_embeds_degraded_images_and_their_mirror_images(images, size, degradation, evaluated_as, quantise):
     model = Linear()
@@ -81,19 +82,15 @@ def test_a_network_that_diverged_is_refused(images, bad):
     assert "\n" not in str(error.value)
 
 
-def pair_set(encoded: list[bytes]) -> PairSet:
-    count = len(encoded)
-    zeros = np.zeros(1, np.int32)
-    return PairSet("set", encoded, zeros, zeros, zeros.astype(bool), zeros.astype(np.int16), None, [f"set: image {i}" for i in range(count)])
-
-
 def test_decodes_every_image_in_order(images):
-    rgb = images.permute(0, 2, 3, 1).numpy()
-    decoded = decode_all(pair_set([cv2.imencode(".png", face[..., ::-1])[1].tobytes() for face in rgb]))
+    faces = images.permute(0, 2, 3, 1).numpy()
+    encoded = [cv2.imencode(".png", rgb[..., ::-1])[1].tobytes() for rgb in faces]
+    decoded = decode_all(encoded, [f"image {i}" for i in range(5)])
     assert decoded.dtype == torch.uint8 and torch.equal(decoded, images)
+    assert decoded.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_names_the_first_image_that_cannot_be_read(images):
     sound = cv2.imencode(".png", images[0].permute(1, 2, 0).numpy())[1].tobytes()
     with pytest.raises(DataError, match="set: image 1"):
-        decode_all(pair_set([sound, sound[:40], b""]))
+        decode_all([sound, sound[:40], b""], ["set: image 0", "set: image 1", "set: image 2"])
