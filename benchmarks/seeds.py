@@ -4,7 +4,8 @@
 
 SEEDS is how many, from 0 on, or a list such as 0,2,5 (with one seed: 2,).
 Each seed is one `python -m askd.distill recipe=RECIPE seed=K ...`; its benchmark is appended to benchmarks/results/RECIPE.jsonl
-(one line per seed, with the overrides), and seeds already there are not run again. The table is made from that file.
+(one line per seed, with all settings its weights depend on); a seed already there with these very settings is not run again, and the
+table is made of the lines with these settings alone.
 """
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
+from askd.data.cards import load_card
 from askd.evaluation.intervals import mean_and_t_interval
-from askd.recipe import load
+from askd.recipe import load, training_view
+from askd.schema import Recipe
 
 RESULTS = Path(__file__).parent / "results"
-MACHINE_KEYS = ("data.path", "out", "jobs", "threads", "compile", "data.workers")  # where and how fast, not what
 
 
 def main() -> None:
@@ -27,24 +30,32 @@ def main() -> None:
     seeds = [int(seed) for seed in wanted.split(",") if seed] if "," in wanted else list(range(int(wanted)))
     options = dict(argument.split("=", 1) for argument in sys.argv[3:])
     jobs, threads = int(options.pop("jobs", 1)), options.pop("threads", None)
-    kept = {key: value for key, value in options.items() if key not in MACHINE_KEYS}
-    name = options.get("name", recipe_name)
-    results = RESULTS / f"{name}.jsonl"
-    done = {line["seed"] for line in read(results) if line["overrides"] == kept}
+    given = [f"recipe={recipe_name}", *(f"{key}={value}" for key, value in options.items())]
+    results = RESULTS / f"{load(given).name}.jsonl"
+    settings = settings_of(load(given))
+    done = {line["seed"] for line in read(results) if line["settings"] == settings}
 
     def run(seed: int) -> None:
-        arguments = [f"recipe={recipe_name}", f"seed={seed}", *(f"{key}={value}" for key, value in options.items())]
+        arguments = [*given, f"seed={seed}"]
         recipe = load(arguments)
         environment = {**os.environ, **({"OMP_NUM_THREADS": threads} if threads else {})}
         subprocess.run([sys.executable, "-m", "askd.distill", *arguments], check=True, env=environment)
         document = json.loads((Path(recipe.out) / recipe.name / "benchmark" / f"seed{seed}" / "results.json").read_text())
         RESULTS.mkdir(exist_ok=True)
         with open(results, "a") as file:
-            file.write(json.dumps({"recipe": name, "seed": seed, "overrides": kept, **document}, sort_keys=True) + "\n")
+            file.write(json.dumps({"recipe": recipe.name, "seed": seed, "settings": settings, **document}, sort_keys=True) + "\n")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, [seed for seed in seeds if seed not in done]))
-    summarise([line for line in read(results) if line["overrides"] == kept])
+    summarise([line for line in read(results) if line["settings"] == settings])
+
+
+def settings_of(recipe: Recipe) -> dict:
+    """What baseline and student depend on besides the seed: the student's training view and how the teacher was trained."""
+    view = training_view(recipe, "student")
+    del view["seed"]
+    rendered = load_card(recipe.data.set).render
+    return {**view, "teacher": recipe.teacher.recipe or recipe.name, "rendered": asdict(rendered) if rendered else None}
 
 
 def read(path: Path) -> list[dict]:
