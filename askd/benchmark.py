@@ -28,7 +28,7 @@ from askd.evaluation.verification import Verification, roc, score_pairs
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering
-from askd.teachers import Teacher, load_backbone, weights_hash
+from askd.teachers import Frozen, load_backbone, weights_hash
 
 WHAT = "Verify the networks of a run folder at every size of eval.sizes, on every set of eval.sets."
 USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
@@ -78,7 +78,7 @@ def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.de
     sets = open_sets(recipe)
     backbones = {role: load_backbone(path)[0] for role, path in runs.items()}
     hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
-    networks = {role: Teacher(backbone, device, recipe.compile) for role, backbone in backbones.items()}
+    networks = {role: Frozen(backbone, device, recipe.compile) for role, backbone in backbones.items()}
     images, places = pool(sets)
     resampling = {pairs.name: resamples_of(pairs) for pairs in sets}
     scored: dict[tuple, Scored] = {}
@@ -132,7 +132,7 @@ def pool(sets: list[PairSet]) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
     return decode_all(list(index), names), places
 
 
-def embed_in(recipe: Recipe, network: Teacher, images, size: int, device: torch.device, advance) -> tuple[np.ndarray, np.ndarray]:
+def embed_in(recipe: Recipe, network: Frozen, images, size: int, device: torch.device, advance) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings as training would see the images: the recipe's degradation and precision."""
     with choose_precision(recipe.precision.name, device).autocast():
         return embed(
@@ -199,7 +199,7 @@ def differences_markdown(differences: list[dict]) -> str:
 
 
 def draw(
-    recipe: Recipe, networks: dict[str, Teacher], scored: dict[tuple, Scored], rows: list[report.Row], pairs: PairSet,
+    recipe: Recipe, networks: dict[str, Frozen], scored: dict[tuple, Scored], rows: list[report.Row], pairs: PairSet,
     images: torch.Tensor, out: Path, device: torch.device,
 ) -> None:
     """accuracy.png, roc.png and attention.png, on one set and its images."""

@@ -38,7 +38,7 @@ from askd.models import make_backbone
 from askd.models.iresnet import IResNet
 from askd.recipe import differences, load, save, training_view
 from askd.schema import Device, Recipe, Resume
-from askd.teachers import Teacher, load_backbone, weights_hash
+from askd.teachers import Frozen, load_backbone, weights_hash
 
 WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
 
@@ -101,7 +101,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
 
     backbone.to(device=device, memory_format=torch.channels_last)
     head.to(device)
-    teacher = Teacher(teacher_backbone, device, recipe.compile) if terms else None
+    teacher = Frozen(teacher_backbone, device, recipe.compile) if terms else None
     trunk = parallel(Trunk(backbone), device)
     unit_trunk = torch.compile(trunk) if recipe.compile else trunk
     distiller = Distiller(unit_trunk, parallel(head, device), teacher, terms)
@@ -287,7 +287,7 @@ def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None)
 
 def make_evaluate(
     watched: dict[str, tuple[PairSet, torch.Tensor]], backbone: IResNet, sizes: list[int], recipe: Recipe, precision: Precision,
-    device: torch.device, teacher: Teacher | None,
+    device: torch.device, teacher: Frozen | None,
 ) -> Callable[[int], dict[str, float | np.ndarray]]:
     """A function that scores the sets at the training sizes: SET/auc (mean over sizes), SET/<size>px/{auc,accuracy}, and the attention figure."""
     first_pairs, first_images = next(iter(watched.values()))

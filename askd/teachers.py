@@ -44,8 +44,8 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class Teacher:
-    """A frozen network called on HR images: eval mode, no gradient, batch norms folded into the convolutions before them.
+class Frozen:
+    """A network that only answers, a teacher above all: eval mode, no gradient, batch norms folded into the convolutions before them.
 
     Not an nn.Module on purpose: it can enter nobody's state_dict, DDP or train().
     """

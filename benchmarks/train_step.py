@@ -23,7 +23,7 @@ from askd.distiller import Distiller, Trunk, attention_term
 from askd.engine.precision import choose_precision
 from askd.heads.classifier import ArcFaceHead
 from askd.models import make_backbone
-from askd.teachers import Teacher
+from askd.teachers import Frozen
 
 VARIANTS = ("plain float32 NCHW eager", "ours: bf16, channels-last, folded teacher", "ours + torch.compile")
 ROUNDS, STEPS = 2, 3
@@ -58,7 +58,7 @@ def our_step(batch: int, classes: int, name: str, compile: bool):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto", device)
     student = make_backbone(name, attention="cbam").to(device=device, memory_format=torch.channels_last)
-    teacher = Teacher(make_backbone(name, attention="cbam"), device, compile)
+    teacher = Frozen(make_backbone(name, attention="cbam"), device, compile)
     head = ArcFaceHead(512, classes).to(device)
     trunk = torch.compile(Trunk(student)) if compile else Trunk(student)
     distiller = Distiller(trunk, head, teacher, {"attention": (5.0, attention_term("maps", "mean", 1.0, 1.0))})

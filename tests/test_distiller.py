@@ -13,7 +13,7 @@ from askd.heads.classifier import ArcFaceHead
 from askd.losses.attention import attention_similarity
 from askd.models.features import AttentionMaps, Features
 from askd.models.iresnet import IResNet
-from askd.teachers import Teacher
+from askd.teachers import Frozen
 
 BATCH, CLASSES, MARGIN, SCALE, WEIGHT = 4, 5, 0.4, 16.0, 7.0
 SMALL = dict(blocks=(1, 1, 1, 1), widths=(4, 4, 8, 8), stem_stride=2, attention="cbam", reduction=2, embedding=6)
@@ -57,7 +57,7 @@ def test_loss_is_identity_plus_weighted_attention(batch):
     hr, lr, label = batch
     student, teacher, head = network(0), network(1), ArcFaceHead(6, CLASSES, MARGIN, SCALE)
     reference = network(1).eval()
-    parts = Distiller(Trunk(student), head, Teacher(teacher, torch.device("cpu")), {
+    parts = Distiller(Trunk(student), head, Frozen(teacher, torch.device("cpu")), {
         "attention": (WEIGHT, attention_term("maps", "mean", 1.0, 1.0)),
     })(hr, lr, label)
     features = student.forward_all(lr)  # batch norms in train mode: the same batch gives the same again
@@ -123,7 +123,7 @@ def test_gradient_reaches_trunk_and_head_and_no_teacher(batch):
 
 def test_attention_alone_moves_the_trunk_but_not_the_head(batch):
     trunk, head = Trunk(network(0)), ArcFaceHead(6, CLASSES, MARGIN, SCALE)
-    distiller = Distiller(trunk, head, Teacher(network(1), torch.device("cpu")), {
+    distiller = Distiller(trunk, head, Frozen(network(1), torch.device("cpu")), {
         "attention": (WEIGHT, attention_term("maps", "mean", 1.0, 1.0)),
     })
     distiller(*batch)["attention"].backward()
@@ -136,7 +136,7 @@ def test_attention_alone_moves_the_trunk_but_not_the_head(batch):
 
 
 def test_teacher_is_in_no_state_dict(batch):
-    teacher = Teacher(network(1), torch.device("cpu"))
+    teacher = Frozen(network(1), torch.device("cpu"))
     trunk, head = Trunk(network(0)), ArcFaceHead(6, CLASSES)
     distiller = Distiller(trunk, head, teacher, {"attention": (1.0, attention_term("maps", "mean", 1.0, 1.0))})
     assert not isinstance(teacher, nn.Module) and not isinstance(distiller, nn.Module)
@@ -157,9 +157,9 @@ def test_terms_and_teacher_come_together():
     with pytest.raises(ValueError, match="terms need a teacher"):
         Distiller(trunk, head, None, {"attention": (1.0, attention_term("maps", "mean", 1.0, 1.0))})
     with pytest.raises(ValueError, match="a teacher needs terms"):
-        Distiller(trunk, head, Teacher(network(1), torch.device("cpu")))
+        Distiller(trunk, head, Frozen(network(1), torch.device("cpu")))
     with pytest.raises(ValueError, match="a teacher needs terms"):
-        Distiller(trunk, head, Teacher(network(1), torch.device("cpu")), {})
+        Distiller(trunk, head, Frozen(network(1), torch.device("cpu")), {})
 
 
 def maps(seed: int, blocks: int = 3) -> Features:

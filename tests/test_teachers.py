@@ -14,7 +14,7 @@ from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
-from askd.teachers import Teacher, fold_batch_norms, load_backbone, weights_hash
+from askd.teachers import Frozen, fold_batch_norms, load_backbone, weights_hash
 from tiny import distilled, world  # noqa: F401, fixtures
 
 SMALL = dict(blocks=(1, 2, 1, 1), widths=(4, 8, 8, 16), reduction=2, embedding=6)
@@ -63,7 +63,7 @@ def test_teacher_is_frozen_and_in_eval_mode():
     image = torch.rand(2, 3, 112, 112)
     with torch.no_grad():
         expected = copy.deepcopy(backbone).eval()(image)
-    teacher = Teacher(backbone, torch.device("cpu"))
+    teacher = Frozen(backbone, torch.device("cpu"))
     first, second = teacher(image), teacher(image.requires_grad_())
     torch.testing.assert_close(first.embedding, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(first.embedding, second.embedding)  # no dropout, no running statistics that run on

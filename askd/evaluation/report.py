@@ -151,7 +151,8 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> None:
         axes.invert_xaxis()
         measure = "accuracy (%), ± std over folds" if by_accuracy else "AUC"
         _dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
-        axes.legend(frameon=False, loc="lower left")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
     _save(figure, path)
 
 
@@ -172,7 +173,7 @@ def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pa
     axes.set_xlim(lowest, 1)
     axes.set_ylim(0, 101)
     _dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
-    axes.legend(loc="best", edgecolor="none", framealpha=0.9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     _save(figure, path)
 
 
