@@ -106,7 +106,8 @@ def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.de
     console = Console()
     for table in report.tables(rows):
         console.print(table)
-    print(differences_text(differences))
+    if differences:
+        print(differences_text(differences))
     return rows
 
 
@@ -172,10 +173,10 @@ def compare(recipe: Recipe, scored: dict[tuple, Scored]) -> list[dict]:
                 if a is None or b is None:
                     continue
                 mine, other = a.metrics(), b.metrics()
-                for figure in mine.keys() & other.keys():
+                for figure in sorted(mine.keys() & other.keys()):
                     interval = bootstrap_difference(mine[figure], other[figure], a.resamples)
                     found.append({"set": name, "what": what, "size": size, "figure": figure, "protocol": protocol, **as_dict(interval)})
-    return sorted(found, key=lambda d: (d["set"], d["size"], d["what"], d["figure"]), reverse=False)
+    return found
 
 
 def as_dict(interval: Interval) -> dict:

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         teacher = find_teacher(recipe, teaching, device)
         runs = {"teacher": teacher}
         if recipe.baseline.enabled:
-            runs["baseline"] = train_role(recipe, "baseline", device)
+            runs["baseline"] = train_role(recipe, "baseline", device, teacher)
         runs["student"] = train_role(recipe, "student", device, teacher)
         if dist.is_main():
             finish(recipe, runs, device)
@@ -53,11 +53,9 @@ def check_first(recipe: Recipe, teaching: Recipe) -> None:
     open_training(recipe)
     if After.benchmark in recipe.after:
         open_sets(recipe)
-    if recipe.baseline.enabled:
-        build_backbone(recipe, "baseline", None)
     checkpoint = recipe.teacher.checkpoint
     teacher = build_backbone(teaching, "teacher", None) if checkpoint is None else load_backbone(checkpoint)[0]
-    student = build_backbone(recipe, "student", teacher)
+    student = build_backbone(recipe, "student", teacher)  # the baseline is the same
     check_terms(make_terms(recipe), student, teacher, recipe.network.backbone, checkpoint or teaching.network.backbone)
 
 

@@ -63,7 +63,7 @@ class Network:
     initialiser: Initialiser = Initialiser.default
     """Random weights: torch's own, or xavier-uniform for every convolution and linear layer (released A-SKD code)."""
     init: str = "random"
-    """Where the student starts: random, teacher, or the path of a run folder or checkpoint (fine-tuning)."""
+    """Where student and baseline start: random, teacher, or the path of a run folder or checkpoint (fine-tuning)."""
 
 
 @dataclass

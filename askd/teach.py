@@ -72,7 +72,8 @@ def run_folder(recipe: Recipe, role: str) -> Path:
 def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Path | None = None, why: str = "") -> Path:
     """Train `role` (teacher, baseline or student) to the end, resuming if it was begun, and return its run folder.
 
-    A finished run of the same recipe is left as it is. teacher_path: the student's teacher; None for the other roles.
+    A finished run of the same recipe is left as it is. teacher_path: the student's teacher; a baseline has use for it only to start
+    from its weights (network.init=teacher), a teacher for none.
     why: said first where there is something to train.
     """
     folder = run_folder(recipe, role)
@@ -88,7 +89,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     if terms:
         check_terms(terms, backbone, teacher_backbone, recipe.network.backbone, str(teacher_path))
     identity = {"role": role, "recipe": training_view(recipe, role), "classes": len(faces.class_names), "images": len(faces)}
-    if teacher_backbone is not None:
+    if teacher_backbone is not None and (terms or recipe.network.init == "teacher"):
         identity["teacher"] = weights_hash(teacher_backbone)
     if is_finished(folder, identity, recipe.resume):
         return folder
@@ -168,7 +169,7 @@ def show_rendering(done: int, total: int) -> None:
 
 
 def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNet:
-    """A new network of the recipe's architecture, at random or from `network.init` (which a teacher ignores unless it is a path)."""
+    """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`."""
     try:
         backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
     except ValueError as error:
@@ -181,7 +182,7 @@ def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNe
     if role == "teacher" or init == "random":
         return backbone
     if init == "teacher" and teacher is None:
-        raise RecipeError("network.init=teacher, but a baseline has no teacher; give the path of a run folder instead")
+        raise RecipeError("network.init=teacher, but askd.teach knows of no teacher; give the path of a run folder instead")
     source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
     load_module(backbone, source.state_dict(), name)
     return backbone
@@ -329,7 +330,9 @@ def describe(
         "input": {"size": 112, "colour": "RGB", "mean": 127.5, "std": 127.5, "layout": "NCHW"},
         "sizes": sizes, "degradation": recipe.data.degradation.name, "quantise": recipe.data.quantise,
         "data": recipe.data.set, "classes": identity["classes"], "images": identity["images"],
-        "teacher": None if teacher_path is None else {"path": str(teacher_path), "sha256": identity["teacher"], "recipe": teacher_meta.get("recipe")},
+        "teacher": None if "teacher" not in identity else {
+            "path": str(teacher_path), "sha256": identity["teacher"], "recipe": teacher_meta.get("recipe"),
+        },
         "training": {key: value for key, value in asdict(summary).items() if key not in ("best_path", "seconds", "images_per_second")},
         "versions": {"askd": __version__, "torch": torch.__version__},
     }

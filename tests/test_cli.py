@@ -113,7 +113,6 @@ BAD_ARGUMENTS = [
     ([MINI, "device=cuda"], ["no CUDA device", "device=cpu"]),
     ([MINI, "network.backbone=resnet50"], ["network.backbone", "'resnet50'", "iresnet50"]),
     ([MINI, "network.embedding=0"], ["network.embedding", "0"]),
-    ([MINI, "network.init=teacher"], ["a baseline has no teacher"]),
     ([MINI, "network.attention=none"], ["network.attention", "none"]),
     ([MINI, "distill.attention=null"], ["distils nothing", "askd.teach"]),
     ([MINI, "distill.attention.channel=0", "distill.attention.spatial=0"], ["compares nothing"]),
@@ -144,6 +143,11 @@ def test_bad_argument_is_one_line(arguments, said, world, tmp_path):  # noqa: F8
     assert_refused(run("distill", *arguments, cwd=tmp_path), "distill", *said)
     assert {path.name for path in tmp_path.iterdir()} == {"out.txt", "err.txt"}
     assert (tmp_path / "out.txt").read_text() == ""
+
+
+def test_teach_cannot_start_from_a_teacher(world, tmp_path):  # noqa: F811
+    done = run("teach", f"recipe={world.recipe}", "network.init=teacher", "teacher.sizes=[14]", cwd=tmp_path)
+    assert_refused(done, "teach", "network.init=teacher", "knows of no teacher", "path of a run folder")
 
 
 def test_data_that_is_not_there(tmp_path):
