@@ -1,8 +1,8 @@
 """Speed and memory of one A-SKD step, IResNet-50 + CBAM with its teacher at 112 pixels: plain float32 against ours, in one run.
 
-    python benchmarks/train_step.py [batch] [classes] [backbone]
+    python benchmarks/train_step.py [batch=32] [classes=10572] [backbone=iresnet50] [rounds=2]
 
-Every variant runs in a process of its own, so that peak memory is its own; the variants take turns, several rounds, and the table
+Every variant runs in a process of its own, so that peak memory is its own; the variants take turns, `rounds` times, and the table
 gives the median and the ratio to the plain step. Nothing is asserted: read the ratios.
 """
 from __future__ import annotations
@@ -26,7 +26,7 @@ from askd.models import make_backbone
 from askd.teachers import Frozen
 
 VARIANTS = ("plain float32 NCHW eager", "ours: bf16, channels-last, folded teacher", "ours + torch.compile")
-ROUNDS, STEPS = 2, 3
+STEPS = 3
 
 
 def plain_step(batch: int, classes: int, name: str):
@@ -100,9 +100,9 @@ def measure(variant: int, batch: int, classes: int, name: str) -> dict:
 
 
 def main() -> None:
-    batch, classes, name = (sys.argv[1:4] + ["32", "10572", "iresnet50"][len(sys.argv[1:4]):])
+    batch, classes, name, rounds = sys.argv[1:5] + ["32", "10572", "iresnet50", "2"][len(sys.argv[1:5]):]
     results = [[] for _ in VARIANTS]
-    for _ in range(ROUNDS):
+    for _ in range(int(rounds)):
         for variant in range(len(VARIANTS)):
             child = subprocess.run(
                 [sys.executable, __file__, "--child", str(variant), batch, classes, name], capture_output=True, text=True, check=True
@@ -112,8 +112,8 @@ def main() -> None:
           f"({processor()}){', ' + torch.cuda.get_device_name() if torch.cuda.is_available() else ''}")
     print(f"{'step':<44}{'img/s':>8}{'ratio':>8}{'memory':>10}{'warm-up':>10}")
     plain = statistics.median(r["rate"] for r in results[0])
-    for variant, rounds in zip(VARIANTS, results):
-        rate, memory, warm = (statistics.median(r[key] for r in rounds) for key in ("rate", "memory", "warm"))
+    for variant, measured in zip(VARIANTS, results):
+        rate, memory, warm = (statistics.median(m[key] for m in measured) for key in ("rate", "memory", "warm"))
         print(f"{variant:<44}{rate:>8.1f}{rate / plain:>7.2f}x{memory:>8.1f} GB{warm:>8.0f} s")
 
 
