@@ -185,6 +185,20 @@ def test_baseline_and_student_start_from_the_same_weights(distilled, tmp_path): 
     assert bits(folders[0]["student"]) != bits(folders[1]["student"])
 
 
+def test_baseline_and_student_start_from_the_teacher(distilled, tmp_path):  # noqa: F811
+    done = run(
+        "distill", f"recipe={distilled.world.recipe}", f"teacher.checkpoint={distilled.of('teacher')}", "network.init=teacher",
+        "train.lr=0", "after=[]", "eval.during=[]", "precision=fp32", cwd=tmp_path,
+    )
+    assert done.status == 0, done.err
+    taught, meta = load_backbone(distilled.of("teacher"))
+    for role in ("baseline", "student"):
+        folder = tmp_path / "runs" / "mini" / role / "seed0"
+        ended = safetensors.torch.load_file(folder / "model.safetensors")
+        assert all(torch.equal(parameter, ended[name]) for name, parameter in taught.named_parameters())
+        assert json.loads((folder / "meta.json").read_text())["teacher"]["sha256"] == weights_hash(taught)
+
+
 # All that draws at random: dropout, order, flips, sizes, kernels per image, augmentation; and it is scored in between.
 RANDOM = {
     "data": {"sizes": [14, 28, 56, 112], "degradation": "random", "augment": "photometric"},

@@ -28,7 +28,7 @@ RENDER = {
 }
 RECIPE = {
     "extends": "demo", "device": "cpu",
-    "network": {"backbone": "iresnet10", "embedding": 32},
+    "network": {"backbone": "iresnet10", "embedding": 32, "init": "random"},
     "distill": {"attention": {"weight": 5}},
     "train": {
         "epochs": 1, "batch": 16, "optimizer": "adamw", "lr": 0.002, "warmup_epochs": 0,
