@@ -31,10 +31,12 @@ STEPS = 3
 
 def plain_step(batch: int, classes: int, name: str):
     """The step as one would first write it: float32, NCHW, eager, the teacher an ordinary module, one loss call per map."""
-    student, teacher = make_backbone(name, attention="cbam"), make_backbone(name, attention="cbam").eval()
-    head = ArcFaceHead(512, classes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student, teacher = (make_backbone(name, attention="cbam").to(device) for _ in range(2))
+    teacher.eval()
+    head = ArcFaceHead(512, classes).to(device)
     optimizer = torch.optim.SGD([*student.parameters(), *head.parameters()], lr=0.01, momentum=0.9, weight_decay=5e-4)
-    hr, lr, label = images(batch, classes)
+    hr, lr, label = images(batch, classes, device)
 
     def step() -> float:
         with torch.no_grad():
@@ -64,8 +66,7 @@ def our_step(batch: int, classes: int, name: str, compile: bool):
     distiller = Distiller(trunk, head, teacher, {"attention": (5.0, attention_term("maps", "mean", 1.0, 1.0))})
     parameters = [p for p in [*student.parameters(), *head.parameters()] if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
-    hr, lr, label = images(batch, classes)
-    hr, lr, label = (t.to(device) for t in (hr, lr, label))
+    hr, lr, label = images(batch, classes, device)
     hr, lr = (t.contiguous(memory_format=torch.channels_last) for t in (hr, lr))
 
     def step() -> float:
@@ -79,11 +80,11 @@ def our_step(batch: int, classes: int, name: str, compile: bool):
     return step
 
 
-def images(batch: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def images(batch: int, classes: int, device: torch.device) -> list[torch.Tensor]:
     """Random faces, HR and LR, and labels."""
     generator = torch.Generator().manual_seed(0)
     hr, lr = (torch.rand(batch, 3, 112, 112, generator=generator) * 2 - 1 for _ in range(2))
-    return hr, lr, torch.randint(classes, (batch,), generator=generator)
+    return [tensor.to(device) for tensor in (hr, lr, torch.randint(classes, (batch,), generator=generator))]
 
 
 def measure(variant: int, batch: int, classes: int, name: str) -> dict:
@@ -96,7 +97,8 @@ def measure(variant: int, batch: int, classes: int, name: str) -> dict:
     for _ in range(STEPS):
         step()
     rate = batch * STEPS / (time.perf_counter() - began)
-    return {"rate": rate, "warm": warm, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    on_device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    return {"rate": rate, "warm": warm, "memory": on_device / 2**30}
 
 
 def main() -> None:
