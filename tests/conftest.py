@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread, here and in the processes that tests start: sums in another order have other last bits, and tests compare bits.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
