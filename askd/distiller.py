@@ -22,7 +22,7 @@ class Trunk(nn.Module):
 
 
 class Distiller:
-    """L = L_identity(head, student on LR) + sum of weight * term(student on LR, teacher on HR): A-SKD eq. 5 when the term is attention.
+    """L = L_identity(head, student on LR) + sum of weight * term(student on LR, teacher on HR): A-SKD when the term is attention.
 
     trunk: (B, 3, 112, 112) -> Features, trained. head: (embedding, label) -> scalar, trained. teacher: as trunk, frozen; never part
     of anyone's state_dict. terms: name -> (weight, loss of (student Features, teacher Features)), unweighted means as losses are.

@@ -1,4 +1,4 @@
-"""ABE's divergence loss (Kim et al., ECCV 2018, eq. 6): the same image must not embed alike through different learners."""
+"""ABE's divergence loss (Kim et al., ECCV 2018): the same image must not embed alike through different learners."""
 from __future__ import annotations
 
 import torch
