@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from askd.data.cards import load_card
+from askd.distill import teacher_recipe
 from askd.evaluation.intervals import mean_and_t_interval
 from askd.recipe import load, training_view
 from askd.schema import Recipe
@@ -32,7 +33,7 @@ def main() -> None:
     jobs, threads = int(options.pop("jobs", 1)), options.pop("threads", None)
     given = [f"recipe={recipe_name}", *(f"{key}={value}" for key, value in options.items())]
     results = RESULTS / f"{load(given).name}.jsonl"
-    settings = settings_of(load(given))
+    settings = settings_of(load(given), given)
     done = {line["seed"] for line in read(results) if line["settings"] == settings}
 
     def run(seed: int) -> None:
@@ -50,12 +51,12 @@ def main() -> None:
     summarise([line for line in read(results) if line["settings"] == settings])
 
 
-def settings_of(recipe: Recipe) -> dict:
-    """What baseline and student depend on besides the seed: the student's training view and how the teacher was trained."""
-    view = training_view(recipe, "student")
-    del view["seed"]
+def settings_of(recipe: Recipe, arguments: list[str]) -> dict:
+    """What baseline and student depend on besides the seed: the student's training view and the teacher's."""
+    view, teaching = training_view(recipe, "student"), training_view(teacher_recipe(recipe, arguments), "teacher")
+    del view["seed"], teaching["seed"]
     rendered = load_card(recipe.data.set).render
-    return {**view, "teacher": recipe.teacher.recipe or recipe.name, "rendered": asdict(rendered) if rendered else None}
+    return {**view, "teacher": teaching, "rendered": asdict(rendered) if rendered else None}
 
 
 def read(path: Path) -> list[dict]:

@@ -1,6 +1,6 @@
 """Speed and memory of one A-SKD step, IResNet-50 + CBAM with its teacher at 112 pixels: plain float32 against ours, in one run.
 
-    python benchmarks/train_step.py [batch=32] [classes=10572] [backbone=iresnet50] [rounds=2]
+    python benchmarks/train_step.py [BATCH=32] [CLASSES=10572] [BACKBONE=iresnet50] [ROUNDS=2]        (values alone, in this order)
 
 Every variant runs in a process of its own, so that peak memory is its own; the variants take turns, `rounds` times, and the table
 gives the median and the ratio to the plain step. Nothing is asserted: read the ratios.
