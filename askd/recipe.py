@@ -60,6 +60,7 @@ def training_view(recipe: Recipe, role: str) -> dict:
     view["data"] = {key: value for key, value in view["data"].items() if key not in ("path", "workers", "sizes")}
     view["train"] = {key: value for key, value in view["train"].items() if key not in ("checkpoint_every", "log_every")}
     view["sizes"] = plain["teacher"]["sizes"] if role == "teacher" else plain["data"]["sizes"]
+    view["train"]["epochs"] = epochs(recipe, role)
     view["select"] = {key: plain["eval"][key] for key in ("select", "during", "every_epochs")}
     if view["sizes"] == [112]:
         del view["data"]["degradation"], view["data"]["quantise"]
@@ -68,6 +69,11 @@ def training_view(recipe: Recipe, role: str) -> dict:
     if role == "student":
         view["distill"] = {name: term for name, term in plain["distill"].items() if term is not None}
     return view
+
+
+def epochs(recipe: Recipe, role: str) -> float:
+    """How long a role trains: a teacher may go on for longer than its students."""
+    return recipe.teacher.epochs if role == "teacher" and recipe.teacher.epochs is not None else recipe.train.epochs
 
 
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
@@ -179,12 +185,15 @@ def _check_values(recipe: Recipe) -> None:
     ):
         need(least <= value < math.inf, key, value, f"at least {least}")
     for key, value in (
-        ("head.logit_scale", recipe.head.logit_scale), ("train.epochs", recipe.train.epochs), ("train.gamma", recipe.train.gamma),
+        ("head.logit_scale", recipe.head.logit_scale), ("train.gamma", recipe.train.gamma),
         ("train.power", recipe.train.power), ("eval.every_epochs", recipe.eval.every_epochs),
     ):
         need(0 < value < math.inf, key, value, "above 0")
-    warmup, epochs = recipe.train.warmup_epochs, recipe.train.epochs
-    need(warmup < epochs, "train.warmup_epochs", warmup, f"below train.epochs={epochs:g}; set it to 0 for such a short run")
+    for key, length in (("train.epochs", recipe.train.epochs), ("teacher.epochs", recipe.teacher.epochs)):
+        if length is not None:
+            need(0 < length < math.inf, key, length, "above 0")
+            warmup = recipe.train.warmup_epochs
+            need(warmup < length, "train.warmup_epochs", warmup, f"below {key}={length:g}; set it to 0 for such a short run")
     need(0 <= recipe.seed < 2**63, "seed", recipe.seed, "from 0 to 2^63 - 1")
     need(recipe.train.clip is None or recipe.train.clip > 0, "train.clip", recipe.train.clip, "above 0, or null for no limit")
     if recipe.train.optimizer is Optimizer.sgd and recipe.train.nesterov:

@@ -154,6 +154,8 @@ class Teacher:
     """Run folder or checkpoint of the frozen teacher; null: runs/<teacher.recipe>/teacher/seed<k>, trained first if it is not there."""
     recipe: Optional[str] = None
     """Recipe that trains the teacher; null: this one."""
+    epochs: Optional[float] = None
+    """Passes over the training images for the teacher; null: train.epochs."""
     sizes: list[int] = field(default_factory=lambda: [112])
     """Pixels: input sizes askd.teach trains at; anything but 112 makes it a baseline."""
 

@@ -36,7 +36,7 @@ from askd.evaluation.verification import score_pairs
 from askd.heads.classifier import ArcFaceHead
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
-from askd.recipe import differences, load, save, training_view
+from askd.recipe import differences, epochs, load, save, training_view
 from askd.schema import Device, Recipe, Resume
 from askd.teachers import Frozen, load_backbone, weights_hash
 
@@ -108,7 +108,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     distiller = Distiller(unit_trunk, parallel(head, device), teacher, terms)
     optimizer = make_optimizer(recipe, [backbone, head])
     per_epoch = batches.steps_per_epoch
-    steps = max(round(recipe.train.epochs * per_epoch), 1)
+    passes = epochs(recipe, role)
+    steps = max(round(passes * per_epoch), 1)
     schedule = make_schedule(
         recipe.train.schedule.name, steps=steps, warmup=round(recipe.train.warmup_epochs * per_epoch),
         milestones=[round(m * per_epoch) for m in recipe.train.milestones], gamma=recipe.train.gamma, power=recipe.train.power,
@@ -124,7 +125,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         print(
             f"{why}{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
             f"{', '.join(map(str, sizes))} px on {device}, {precision.why}; {len(faces)} images of {len(faces.class_names)} "
-            f"people, {steps} steps of {recipe.train.batch} ({recipe.train.epochs:g} epochs)", file=sys.stderr,
+            f"people, {steps} steps of {recipe.train.batch} ({passes:g} epochs)", file=sys.stderr,
         )
     dist.barrier()
     summary = train(

@@ -7,7 +7,7 @@ import pytest
 from askd.data.cards import Card, load_card
 from askd.errors import RecipeError
 from askd.models import BACKBONES
-from askd.recipe import load
+from askd.recipe import load, training_view
 from askd.resources import list_resources
 from askd.schema import (
     Attention, Augment, Degradation, Initialiser, Optimizer, Precision, Protocol, Reduction, Schedule, Space,
@@ -50,6 +50,15 @@ def test_scale_in_the_name_is_the_size(name):
     if "_x" in name:
         scale = int(name.split("_x")[1].split("_")[0])
         assert load([f"recipe={name}"]).data.sizes == [112 // scale]
+
+
+def test_a_teacher_may_train_for_longer_than_its_students():
+    recipe = load(["recipe=demo", "train.epochs=3", "teacher.epochs=9"])
+    assert [training_view(recipe, role)["train"]["epochs"] for role in ("teacher", "baseline", "student")] == [9, 3, 3]
+    alike = load(["recipe=demo", "train.epochs=3", "teacher.epochs=null"])
+    assert training_view(alike, "teacher")["train"]["epochs"] == 3
+    with pytest.raises(RecipeError, match="below teacher.epochs=0.5"):
+        load(["recipe=demo", "teacher.epochs=0.5"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
