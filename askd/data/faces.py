@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from askd.data.folder import READ, FolderSet
-from askd.data.recordio import RecordSet
+from askd.data.records import RecordSet
 from askd.errors import DataError
 
 

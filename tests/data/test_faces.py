@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from askd.data.faces import Subset, open_faces, split_by_hash
 from askd.data.folder import FolderSet
-from askd.data.recordio import RecordSet, write_recordio
+from askd.data.recordio import write_recordio
+from askd.data.records import RecordSet
 from askd.errors import DataError
 
 IMAGES = [(0, b"a1"), (1, b"b1"), (1, b"b2"), (2, b"c1"), (3, b"d1"), (3, b"d2"), (3, b"d3")]
