@@ -1,8 +1,6 @@
 """One RecordIO file, memory-mapped: its records, its index, and what the head of every record says."""
 from __future__ import annotations
 
-import mmap
-import os
 import warnings
 from array import array
 from collections.abc import Iterator
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from askd.data.mapped import MappedFile
 from askd.data.recordio import FIRST, HEADER, LAST, MAGIC, MAGIC_WORD, MAX_LENGTH, MIDDLE, PART, WHOLE
 from askd.errors import DataError
 
@@ -19,27 +18,8 @@ _INDEX_BYTES_AT_A_TIME = 1 << 23
 _REBUILD = "fetch it again, or delete it to have it rebuilt"
 
 
-class RecordFile:
-    """A memory-mapped .rec; pickles as its path, so that forked and spawned workers map it themselves."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                self.size = os.fstat(file.fileno()).st_size
-                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); expected a RecordIO file") from error
-        if not self.size:
-            raise DataError(f"{path}: is empty (0 bytes); fetch it again")
-
-    def __getstate__(self) -> tuple[Path, int]:
-        return self.path, self.size
-
-    def __setstate__(self, state: tuple[Path, int]) -> None:
-        self.__init__(state[0])
-        if self.size != state[1]:
-            raise DataError(f"{self.path}: changed while in use, {state[1]} bytes became {self.size}; start again")
+class RecordFile(MappedFile):
+    """A memory-mapped .rec."""
 
     def error(self, key: int | str | None, offset: int, problem: str) -> DataError:
         record = "record" if key is None else f"record {key}"

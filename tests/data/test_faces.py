@@ -67,10 +67,10 @@ def test_open_faces_recognises_folders(tmp_path):
 def test_open_faces_says_what_it_looked_for(tmp_path):
     with pytest.raises(DataError, match="nowhere: does not exist; looked for .*nowhere/train.rec .*nowhere/<identity>"):
         open_faces(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds neither"):
+    with pytest.raises(DataError, match="holds none"):
         open_faces(tmp_path)
     (tmp_path / "faces.csv").touch()
-    with pytest.raises(DataError, match="faces.csv: is neither"):
+    with pytest.raises(DataError, match="faces.csv: names no images"):
         open_faces(tmp_path / "faces.csv")
 
 
