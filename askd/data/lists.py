@@ -34,8 +34,8 @@ class ListSet:
         self._root = os.fspath(self.path.parent)
         self._files, labels, lines = [], [], {}
         for number, fields in _rows(self.path):
-            if len(fields) != 2 or not all(field.strip() for field in fields):
-                raise DataError(f"{self.path}:{number}: expected a path and a label, got {' '.join(fields)[:60]!r}; correct "
+            if len(fields) != 2 or not all(map(is_plain, fields)):
+                raise DataError(f"{self.path}:{number}: expected a path and a label, got {','.join(fields)[:60]!r}; correct "
                                 f"the line (quote a path with commas in a .csv, put a tab before a label of several words)")
             file, label = fields
             first = lines.setdefault(os.path.normpath(file), number)
@@ -74,6 +74,11 @@ def class_ids(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     names = sorted(set(labels), key=_rank)
     ids = {name: number for number, name in enumerate(names)}
     return np.fromiter((ids[label] for label in labels), np.int64, len(labels)), names
+
+
+def is_plain(text: str) -> bool:
+    """Whether text can be a path or a label: there is some, and no control characters such as a damaged file would bring."""
+    return bool(text.strip()) and min(text.strip()) >= " "
 
 
 def _rank(label: str) -> tuple:

@@ -148,7 +148,9 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path}: cannot be read ({error.strerror}); delete it to have it rebuilt") from error
     if not keys:
         raise DataError(f"{path}: lists no records; {_REBUILD}")
-    return np.concatenate(keys), np.concatenate(offsets)
+    joined = np.concatenate(keys)
+    keys.clear()
+    return joined, np.concatenate(offsets)
 
 
 def _numbers(text: bytes) -> np.ndarray:

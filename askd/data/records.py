@@ -41,15 +41,18 @@ class RecordSet:
         for row in np.flatnonzero(keys[1:] == keys[:-1])[:1]:
             raise DataError(f"{idx}: key {keys[row]} stands there twice; delete it to have it rebuilt")
         images = self._images(keys, offsets, heads["has_image"])
-        keys, self._offsets, originals = keys[images], offsets[images], heads["label"][images]
+        keys, offsets, originals = keys[images], offsets[images], heads["label"][images].copy()
+        del heads  # of ten million records it is much, and the rest needs room
         self.labels, self.class_names = self._classes(keys, originals)
         # Keys with gaps would cost as much as the offsets: such records are named by their place.
         self._first_key = int(keys[0]) if keys[-1] - keys[0] + 1 == len(keys) else None
+        del keys
+        self._offsets = offsets.copy()
 
-    def _images(self, keys: np.ndarray, offsets: np.ndarray, has_image: np.ndarray) -> np.ndarray:
+    def _images(self, keys: np.ndarray, offsets: np.ndarray, has_image: np.ndarray) -> slice:
         header = [] if keys[0] or has_image[0] else self._file.read_labels(int(offsets[0]), 0)[0]
         if len(header) < 2:
-            return np.ones(len(keys), bool)
+            return slice(None)
         edge = float(header[0])
         if not (edge.is_integer() and edge >= 2):
             raise self._file.error(0, offsets[0], f"the header says last image key + 1 = {edge}; fetch it again")
@@ -59,7 +62,7 @@ class RecordSet:
         if count != last or abs(count + 1 - edge) > rounding:
             raise DataError(f"{self._file.path}: the header promises images 1..{edge - 1:.0f}, {count} of them are "
                             f"there; file or .idx is incomplete: fetch both again")
-        return images
+        return slice(1, count + 1)  # sorted, distinct, as many as the last one's key: just these
 
     def _classes(self, keys: np.ndarray, originals: np.ndarray) -> tuple[np.ndarray, list[str]]:
         sound = (originals >= 0) & (originals <= EXACT_FLOAT32) & (np.floor(originals) == originals)

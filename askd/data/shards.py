@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from askd.data.folder import LARGEST_IMAGE, READ, entries
-from askd.data.lists import class_ids
+from askd.data.lists import class_ids, is_plain
 from askd.data.tar import Member, TarArchive
 from askd.errors import DataError
 
@@ -120,7 +120,7 @@ def _label(shard: TarArchive, key: str, members: dict[str, Member]) -> str:
         label = text if suffix == "cls" else _field(json.loads(text), "label")
     except (ValueError, RecursionError) as error:
         raise _error(shard, key, f"has a .{suffix} that cannot be read ({type(error).__name__}); pack it again") from error
-    if type(label) not in (int, str) or not str(label).strip():
+    if type(label) not in (int, str) or not is_plain(str(label)):
         where = "its .cls" if suffix == "cls" else "`label` in its .json"
         raise _error(shard, key, f"has no label: {where} is {str(label)[:40]!r}, expected text or a whole number")
     return str(label).strip()

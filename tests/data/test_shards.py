@@ -121,6 +121,7 @@ GOOD = [("0.jpg", b"image"), ("0.cls", b"3")]
     ([*GOOD, ("0.JPG", b"x")], "sample 0 has jpg twice"),
     ([*GOOD, ("1.jpg", b"x"), ("1.cls", b"0"), ("0.jpg", b"image"), ("0.cls", b"3")], "sample 0 comes back"),
     ([("0.jpg", b"x"), ("0.cls", b" \n")], "sample 0 has no label: its .cls is"),
+    ([("0.jpg", b"x"), ("0.cls", b"3\0\0x")], "sample 0 has no label: its .cls is"),
     ([("0.jpg", b"x"), ("0.cls", b"\xff")], r"sample 0 has a .cls that cannot be read \(UnicodeDecodeError"),
     ([("0.jpg", b"x"), ("0.cls", b"9" * 70000)], "sample 0 has 70000 bytes of .cls"),
     ([("0.jpg", b"x"), ("0.json", b"{]")], r"sample 0 has a .json that cannot be read \(JSONDecodeError"),
