@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -36,15 +37,16 @@ class ShardSet:
 
     def __init__(self, path: Path | str):
         self._shards = [TarArchive(shard) for shard in find_shards(Path(path))]
-        positions, labels = [], []
+        shard_numbers, starts, labels = array("i"), array("q"), []
+        texts: dict[str, str] = {}  # one string per class, not per image
         for number, shard in enumerate(self._shards):
             for image, label in _samples(shard):
-                positions.append((number, image.at))
-                labels.append(label)
+                shard_numbers.append(number)
+                starts.append(image.at)
+                labels.append(texts.setdefault(label, label))
         if not labels:
             raise DataError(f"{path}: holds no samples; expected members <key>{'|'.join(READ)} and <key>.cls or <key>.json")
-        shard_numbers, self._at = np.array(positions, np.int64).T.copy()
-        self._shard = shard_numbers.astype(np.int32)
+        self._shard_numbers, self._starts = np.array(shard_numbers), np.array(starts)
         self.labels, self.class_names = class_ids(labels)
 
     def __len__(self) -> int:
@@ -61,8 +63,8 @@ class ShardSet:
         return f"{shard.path}: {member.name}"
 
     def _member(self, index: int) -> tuple[TarArchive, Member]:
-        shard = self._shards[self._shard[index]]
-        return shard, shard.member(int(self._at[index]))
+        shard = self._shards[self._shard_numbers[index]]
+        return shard, shard.member(int(self._starts[index]))
 
 
 def find_shards(path: Path) -> list[Path]:

@@ -281,3 +281,32 @@ def test_file_that_changed_before_a_worker_opened_it(tmp_path):
     write_recordio(tmp_path, [*THREE_PEOPLE, (3, b"one more")], 4)
     with pytest.raises(DataError, match="changed while in use"):
         pickle.loads(state)
+
+
+def test_keys_with_gaps_are_named_by_their_place(tmp_path):
+    with RecordWriter(tmp_path / "a.rec") as writer:
+        for key in (30, 10, 20):
+            writer.write_image(key, key, b"image %d" % key)
+    faces = RecordSet(tmp_path)
+    assert images_of(faces) == [("10", b"image 10"), ("20", b"image 20"), ("30", b"image 30")]
+    assert faces.name(0) == f"{tmp_path / 'a.rec'}: record at byte 40"
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_read_in_pieces(tmp_path, monkeypatch, with_index):
+    """What is read by the block must not depend on where blocks end."""
+    write_recordio(tmp_path, [(label, b"%d" % label * 3) for label in range(50)], 50)
+    idx = tmp_path / "train.idx"
+    lines = idx.read_text().splitlines()
+    idx.write_text("\n".join(lines[60:] + lines[:60]))
+    if not with_index:
+        idx.unlink()
+    for records, index_bytes in ((1, 1), (7, 30), (100, 1 << 20)):
+        monkeypatch.setattr("askd.data.recordfile._RECORDS_AT_A_TIME", records)
+        monkeypatch.setattr("askd.data.recordfile._INDEX_BYTES_AT_A_TIME", index_bytes)
+        assert images_of(RecordSet(tmp_path)) == [(str(label), b"%d" % label * 3) for label in range(50)]
+    if with_index:
+        monkeypatch.setattr("askd.data.recordfile._INDEX_BYTES_AT_A_TIME", 30)
+        idx.write_text("\n".join([*lines[:70], "70\tx"]))
+        with pytest.raises(DataError, match="train.idx:71: expected key<TAB>offset, got b'70"):
+            RecordSet(tmp_path)
