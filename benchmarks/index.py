@@ -5,8 +5,8 @@
 Writes a RecordIO set of tiny "images" (0.9 GB for ten million), InsightFace's header and identity ranges included, to
 a temporary folder, opens it with and without its .idx in fresh processes, and appends a line to
 benchmarks/results/index.jsonl. Memory is the process's own (RssAnon), above what it had before opening: the mapped file's
-pages belong to the page cache. "Peak" is the most that was seen while opening, looked at every 5 ms. The file has just been written, so it is
-in the page cache; from a cold disk, opening a real set also reads one page per image.
+pages belong to the page cache. "Peak" is the most that was seen while opening, looked at every 5 ms. The file has just
+been written, so it is in the page cache; from a cold disk, opening a real set also reads one page per image.
 """
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def main() -> None:
         line["readers"] = spawn_readers(folder)
         (folder / "train.idx").unlink()
         line["without_idx"] = in_fresh_process(open_and_report, folder)
-    line["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    line["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
     print(f"{records:,} records\n{'':22s}{'open':>9s}{'of it CPU':>11s}{'peak':>16s}{'resident after':>18s}{'kept':>16s}")
     for kind in ("with_idx", "without_idx"):
         found = line[kind]
