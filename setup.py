@@ -35,6 +35,8 @@ setup(
         "matplotlib>=3.11.2",
     ],
     extras_require={
-        "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41"],
+        "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41",
+                 "pillow>=13.0.0", "webdataset>=1.0.2"],
+        "webdataset": ["webdataset>=1.0.2"],  # only patterns such as train-{000..099}.tar need it
     },
 )

@@ -19,9 +19,9 @@ _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
     """Decode an aligned face, JPEG or PNG, to uint8 (112, 112, 3) RGB.
 
-    Grey becomes RGB, alpha is dropped, 16 bits become the upper 8; an EXIF orientation is ignored. The size is read
-    from the file's header first, so that no image larger than a face is ever decoded. Raises DataError naming `name`:
-    an empty, truncated, undecodable image, another format, another size.
+    Grey, a palette and printers' CMYK become RGB, alpha is dropped, 16 bits become the upper 8; an EXIF orientation is
+    ignored. The size is read from the file's header first, so that no image larger than a face is ever decoded. Raises
+    DataError naming `name`: an empty, truncated, undecodable image, another format, another size.
     """
     size = encoded_size(encoded, name)
     if size != (SIZE, SIZE):

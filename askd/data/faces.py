@@ -8,8 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from askd.data.folder import READ, FolderSet
-from askd.data.recordio import RecordSet
+from askd.data.folder import READ, FolderSet, entries, is_folder
+from askd.data.lists import SUFFIXES, ListSet
+from askd.data.recordio import MAGIC_WORD
+from askd.data.records import RecordSet
+from askd.data.shards import COMPRESSED, ShardSet, find_shards
+from askd.data.tar import BLOCK
 from askd.errors import DataError
 
 
@@ -63,19 +67,43 @@ class Subset:
 
 
 def open_faces(path: Path | str, people: Sequence[str] | None = None, min_images: int = 1) -> FaceSet:
-    """Open a training set, recognised by its content: a .rec file or a folder with one, else identity folders.
+    """Open a training set, recognised by its content: RecordIO, identity folders, WebDataset shards or an image list.
 
     `people` keeps only the identities of these names, `min_images` only those with as many images. Raises DataError
     that says what was looked for, and where.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".rec" or path.is_dir() and any(path.glob("[!.]*.rec")):
-        return _restricted(RecordSet(path), path, people, min_images)
-    if path.is_dir() and any(entry.is_dir() for entry in path.glob("[!.]*")):
-        return FolderSet(path, people, min_images)
-    state = "holds neither" if path.is_dir() else "is neither" if path.exists() else "does not exist"
-    raise DataError(f"{path}: {state}; looked for {path / 'train.rec'} (with train.idx and property) and for "
-                    f"{path}/<identity>/*{'|*'.join(READ)}; put the set there or point data.path at it")
+    if path.is_dir():
+        visible = entries(path)
+        if any(entry.name.endswith(".rec") for entry in visible):
+            return _restricted(RecordSet(path), path, people, min_images)
+        if any(is_folder(entry) for entry in visible):
+            return FolderSet(path, people, min_images)
+        if find_shards(path):
+            return _restricted(ShardSet(path), path, people, min_images)
+    elif path.is_file():
+        opener = _file_opener(path)
+        if opener is not None:
+            return _restricted(opener(path), path, people, min_images)
+    elif "{" in str(path):
+        return _restricted(ShardSet(path), path, people, min_images)
+    state = "holds none" if path.is_dir() else "is none" if path.exists() else "does not exist"
+    raise DataError(f"{path}: {state}; looked for {path / 'train.rec'} (with train.idx and property), "
+                    f"{path}/<identity>/*{'|*'.join(READ)}, {path}/*.tar (WebDataset), or a file that is a .rec, a .tar or a "
+                    f"list of images ({', '.join(SUFFIXES)}); put the set there or point data.path at it")
+
+
+def _file_opener(path: Path) -> type[FaceSet] | None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(BLOCK)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); the set needs it") from error
+    if start.startswith(MAGIC_WORD) or path.suffix == ".rec":
+        return RecordSet
+    if start[257:262] == b"ustar" or path.name.endswith((".tar", *COMPRESSED)):
+        return ShardSet
+    return ListSet if path.suffix.lower() in SUFFIXES else None
 
 
 def split_by_hash(class_names: Sequence[str], fraction: float, salt: str = "askd") -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from askd.errors import DataError
 
 READ = (".jpg", ".jpeg", ".png")
+LARGEST_IMAGE = 1 << 26  # bytes; nothing that is read as an image takes more memory than this before it is decoded
 _OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif", ".heic")
 
 
@@ -43,7 +45,7 @@ class FolderSet:
 
     def encoded(self, index: int) -> bytes:
         """The image's file, as it is."""
-        return read_file(self.name(index))
+        return read_image(self.name(index))
 
     def name(self, index: int) -> str:
         """Path of an image, for messages."""
@@ -98,6 +100,23 @@ def found(rows: list[list[str]], row: int) -> str:
     return repr(" ".join(rows[row])[:60]) if row < len(rows) else "the end of the file"
 
 
+def read_image(path: Path | str) -> bytes:
+    """An image file's bytes; DataError that names it where it is missing, no regular file, or too large to be one."""
+    check_image(path)
+    return read_file(path)
+
+
+def check_image(path: Path | str) -> None:
+    """DataError unless `path` is a file that may be read as an image."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); the set needs it") from error
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_IMAGE:
+        problem = f"has {status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+        raise DataError(f"{path}: {problem}, expected an image file of at most {LARGEST_IMAGE}; remove it from the set")
+
+
 def read_file(path: Path | str) -> bytes:
     """A file's bytes, or a DataError that names it."""
     try:
@@ -107,10 +126,11 @@ def read_file(path: Path | str) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); the set needs it") from error
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
+def entries(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds, hidden entries left out, sorted by the names' bytes; DataError for a name that is not UTF-8."""
     try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder) as shown:
+            visible = [entry for entry in shown if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in visible:
@@ -119,7 +139,8 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return sorted(visible, key=lambda entry: os.fsencode(entry.name))
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one; DataError for a link in a loop."""
     try:
         return entry.is_dir()
     except OSError as error:
@@ -127,7 +148,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _identities(root: Path) -> list[str]:
-    return [entry.name for entry in _entries(root) if _is_folder(entry)]
+    return [entry.name for entry in entries(root) if is_folder(entry)]
 
 
 def _existing(root: Path, people: Sequence[str]) -> list[str]:
@@ -141,13 +162,15 @@ def _existing(root: Path, people: Sequence[str]) -> list[str]:
 
 def _images(folder: Path) -> list[str]:
     images = []
-    for entry in _entries(folder):
+    for entry in entries(folder):
         suffix = os.path.splitext(entry.name)[1].lower()
-        if _is_folder(entry):
+        if is_folder(entry):
             raise DataError(f"{entry.path}: is a folder within an identity; expected <root>/<identity>/<image>, "
                             f"so point at {folder} if the identities are in there")
         if suffix in _OTHER_IMAGES:
             raise DataError(f"{entry.path}: images are read as {', '.join(READ)}; convert it, to PNG for instance")
         if suffix in READ:
+            if not entry.is_file():
+                check_image(entry.path)
             images.append(entry.name)
     return images

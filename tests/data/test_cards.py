@@ -17,7 +17,7 @@ import yaml
 from askd.data.cards import Card, load_card, open_verification
 from askd.data.decode import decode_rgb
 from askd.data.demo import Render, draw_pairs
-from askd.data.recordio import RecordSet
+from askd.data.records import RecordSet
 from askd.data.synthetic import render_face
 from askd.errors import DataError
 from askd.resources import list_resources

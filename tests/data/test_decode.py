@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from askd.data.decode import decode_rgb, encoded_size
 from askd.errors import DataError
@@ -44,6 +46,55 @@ def test_grey_alpha_and_16_bit():
     np.testing.assert_array_equal(decode_rgb(encode(RGB[..., 0]), "x"), np.repeat(RGB[..., :1], 3, 2))
     np.testing.assert_array_equal(decode_rgb(encode(np.dstack([RGB, RGB[..., 0]])), "x"), RGB)
     np.testing.assert_array_equal(decode_rgb(encode(RGB.astype(np.uint16) << 8 | 200), "x"), RGB)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+PICTURE = Image.fromarray(SMOOTH)
+RAMP = Image.fromarray(np.tile(np.arange(0, 224, 2, dtype=np.uint8), (112, 1)))
+BLACK_INK = np.full((112, 112, 4), (20, 200, 90, 60), np.uint8)
+BLACK_INK[40:] = (250, 0, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("encoded", [
+    *(saved(PICTURE, "JPEG", quality=90, subsampling=ratio) for ratio in range(3)),
+    saved(PICTURE, "JPEG", progressive=True), saved(PICTURE, "JPEG", keep_rgb=True), saved(PICTURE.convert("L"), "JPEG"),
+    *(saved(PICTURE.convert(mode), "PNG") for mode in ("1", "L", "P", "RGB")),
+    *(saved(PICTURE.quantize(1 << bits), "PNG", bits=bits) for bits in (1, 2, 4, 8)),
+    saved(PICTURE, "PNG", transparency=(1, 2, 3)), saved(PICTURE.convert("L"), "PNG", transparency=100),
+    saved(PICTURE.quantize(16), "PNG", transparency=bytes(range(16))),
+], ids=lambda encoded: f"{len(encoded)} bytes")
+def test_as_pil_decodes_it(encoded):
+    np.testing.assert_array_equal(decode_rgb(encoded, "x"), Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+@pytest.mark.parametrize(("mode", "colours"), [("RGBA", PICTURE), ("LA", PICTURE.convert("L"))])
+def test_colours_below_transparency_stay(mode, colours):
+    translucent = Image.merge(mode, (*colours.split(), RAMP))
+    np.testing.assert_array_equal(decode_rgb(saved(translucent, "PNG"), "x"), colours.convert("RGB"))
+
+
+@pytest.mark.parametrize("inks", [PICTURE.convert("CMYK"), Image.fromarray(BLACK_INK, "CMYK")], ids=["picture", "black ink"])
+@pytest.mark.parametrize("marker", ["CMYK", "YCCK", "none"])
+def test_printers_colours(inks, marker):
+    """What Adobe's programs write: four inks, stored inverted; or three of them as luma and chroma; or unmarked."""
+    encoded = saved(inks, "JPEG", quality=95)
+    adobe = encoded.index(b"Adobe")
+    encoded = {"CMYK": encoded, "YCCK": encoded[:adobe + 11] + b"\2" + encoded[adobe + 12:],
+               "none": encoded[:adobe - 4] + encoded[adobe + 12:]}[marker]
+    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+    assert np.abs(decode_rgb(encoded, "x") - expected).max() <= 1
+
+
+def test_red_ink_is_red():
+    """No cyan, all magenta and yellow, a fifth of black: 255 * 0.8 of red."""
+    encoded = saved(Image.new("CMYK", (112, 112), (0, 255, 255, 51)), "JPEG", quality=100)
+    assert np.abs(decode_rgb(encoded, "x") - np.array([204, 0, 0])).max() <= 2
 
 
 def test_exif_orientation_is_ignored():

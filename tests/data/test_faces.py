@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from hypothesis import strategies as st
 
 from askd.data.faces import Subset, open_faces, split_by_hash
 from askd.data.folder import FolderSet
-from askd.data.recordio import RecordSet, write_recordio
+from askd.data.lists import ListSet
+from askd.data.recordio import write_recordio
+from askd.data.records import RecordSet
+from askd.data.shards import ShardSet
 from askd.errors import DataError
 
 IMAGES = [(0, b"a1"), (1, b"b1"), (1, b"b2"), (2, b"c1"), (3, b"d1"), (3, b"d2"), (3, b"d3")]
@@ -63,13 +68,77 @@ def test_open_faces_recognises_folders(tmp_path):
     assert contents(open_faces(tmp_path, people=["Bob"])) == [("Bob", b"bob")]
 
 
+def folder_of(root):
+    for name, image in (("0/0.jpg", b"a1"), ("1/1.jpg", b"b1"), ("1/2.jpg", b"b2")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(image)
+    return root
+
+
+def as_records(root):
+    write_recordio(root, IMAGES[:3], 2)
+    return root
+
+
+def as_renamed_record(root):
+    (as_records(root) / "train.rec").rename(root / "faces")
+    return root / "faces"
+
+
+def as_list(root, name="faces.txt", separator=" "):
+    (folder_of(root) / name).write_text("".join(f"{file}{separator}{file[0]}\n" for file in ("0/0.jpg", "1/1.jpg", "1/2.jpg")))
+    return root / name
+
+
+def as_shard(root, name="faces.tar"):
+    root.mkdir(exist_ok=True)
+    with tarfile.open(root / name, "w") as tar:
+        for number, (label, image) in enumerate(IMAGES[:3]):
+            for suffix, data in (("jpg", image), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return root / name
+
+
+@pytest.mark.parametrize(("make", "kind"), [
+    (as_records, RecordSet), (as_renamed_record, RecordSet), (folder_of, FolderSet), (as_list, ListSet),
+    (lambda root: as_list(root, "faces.csv", ","), ListSet), (lambda root: as_list(root, "faces.lst", "\t"), ListSet),
+    (as_shard, ShardSet), (lambda root: as_shard(root).parent, ShardSet), (lambda root: as_shard(root, "shard-000000"), ShardSet),
+    (lambda root: as_shard(root, "f1.tar").with_name("f{1..1}.tar"), ShardSet),
+])
+def test_every_format_is_recognised_and_restricted_alike(tmp_path, make, kind):
+    path = make(tmp_path / "set")
+    faces = open_faces(path)
+    assert isinstance(faces, kind)
+    assert contents(faces) == [("0", b"a1"), ("1", b"b1"), ("1", b"b2")]
+    assert contents(open_faces(path, people=["0"])) == [("0", b"a1")]
+    assert contents(open_faces(str(path), min_images=2)) == [("1", b"b1"), ("1", b"b2")]
+    with pytest.raises(DataError, match="people asked for"):
+        open_faces(path, people=["0", "7"])
+    with pytest.raises(DataError, match="lower min_images"):
+        open_faces(path, min_images=3)
+
+
+def test_folders_beside_the_archive_they_came_from(tmp_path):
+    folder_of(tmp_path / "set")
+    as_shard(tmp_path / "set")
+    assert isinstance(open_faces(tmp_path / "set"), FolderSet)
+
+
 def test_open_faces_says_what_it_looked_for(tmp_path):
     with pytest.raises(DataError, match="nowhere: does not exist; looked for .*nowhere/train.rec .*nowhere/<identity>"):
         open_faces(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds neither"):
+    with pytest.raises(DataError, match="holds none"):
         open_faces(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(DataError, match="loop: cannot be followed"):
+        open_faces(tmp_path)
+    (tmp_path / "faces.jpg").touch()
+    with pytest.raises(DataError, match="faces.jpg: is none"):
+        open_faces(tmp_path / "faces.jpg")
     (tmp_path / "faces.csv").touch()
-    with pytest.raises(DataError, match="faces.csv: is neither"):
+    with pytest.raises(DataError, match="faces.csv: names no images"):
         open_faces(tmp_path / "faces.csv")
 
 

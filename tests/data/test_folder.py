@@ -90,6 +90,30 @@ def test_links_in_a_loop_and_names_that_are_not_utf8(root):
         FolderSet(root)
 
 
+def test_what_is_named_like_an_image_and_is_none(root):
+    os.mkfifo(root / "a" / "pipe.jpg")
+    with pytest.raises(DataError, match="a/pipe.jpg: is not a regular file"):
+        FolderSet(root)
+    (root / "a" / "pipe.jpg").unlink()
+    (root / "a" / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    with pytest.raises(DataError, match=r"a/gone.jpg: cannot be read \(No such file"):
+        FolderSet(root)
+    (root / "a" / "gone.jpg").unlink()
+    (root / "a" / "4.jpg").symlink_to(root / "b" / "2.jpg")
+    faces = FolderSet(root)
+    assert faces.encoded(4) == b"b/2.jpg"
+    (root / "b" / "2.jpg").unlink()
+    os.mkfifo(root / "b" / "2.jpg")
+    with pytest.raises(DataError, match="a/4.jpg: is not a regular file"):
+        faces.encoded(4)
+
+
+def test_file_too_large_to_be_an_image(root):
+    os.truncate(root / "a" / "2.jpg", 1 << 40)
+    with pytest.raises(DataError, match="a/2.jpg: has 1099511627776 bytes"):
+        FolderSet(root).encoded(2)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match="nowhere: is not a folder"):
         FolderSet(tmp_path / "nowhere")

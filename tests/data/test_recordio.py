@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from askd.data.recordio import MAGIC, RecordSet, RecordWriter, write_recordio
+from askd.data.recordio import MAGIC, RecordWriter, write_recordio
+from askd.data.records import RecordSet
 from askd.errors import DataError
 
 WORD = struct.pack("<I", MAGIC)
@@ -110,7 +111,7 @@ def test_header_may_come_after_the_images_as_insightface_writes_it(tmp_path):
 
 def test_header_of_more_images_than_float32_counts(tmp_path, monkeypatch):
     """Glint360K has 17 million images: the header's count is rounded, and must neither drop nor add an image."""
-    monkeypatch.setattr("askd.data.recordio._EXACT_FLOAT32", 4)
+    monkeypatch.setattr("askd.data.records.EXACT_FLOAT32", 4)
     monkeypatch.setattr(np, "spacing", lambda _: 2)
     for rounded in (6, 7, 8):
         with RecordWriter(tmp_path / "train.rec") as writer:
@@ -180,7 +181,7 @@ def test_a_flipped_bit_never_shortens_the_set(tmp_path, damaged):
     (b"0\t0\n1\t41\n", "record 1 at byte 41: no record can start here"),
     (b"0\t0\n1\t99999999999999999999999999\n", "record 1 at byte 9223372036854775807"),
     (b"0\t0\n1\t40\n", "names no record for bytes 84 to"),
-    (b"0\t0\n1\t0\n", "record 1 at byte 0: the .idx has record 0 there"),
+    (b"0\t0\n1\t0\n", "record 1 at byte 0: the .idx has another record there"),
 ])
 def test_faulty_index(tmp_path, index, message):
     write_recordio(tmp_path, THREE_PEOPLE, 3)
@@ -269,8 +270,7 @@ def test_pickles_small_and_reads_in_a_spawned_process(tmp_path):
     count = 5000
     write_recordio(tmp_path, ((i // 5, b"%d" % i) for i in range(count)), count // 5)
     faces = RecordSet(tmp_path)
-    kept = sum(len(pickle.dumps(part)) for part in (faces.labels, faces._offsets, faces._keys))
-    assert kept < 16 * count + 1000
+    assert len(pickle.dumps([value for name, value in vars(faces).items() if name != "class_names"])) < 16 * count + 1000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(faces.encoded, [0, 4999, 17]) == [b"0", b"4999", b"17"]
 
@@ -281,3 +281,32 @@ def test_file_that_changed_before_a_worker_opened_it(tmp_path):
     write_recordio(tmp_path, [*THREE_PEOPLE, (3, b"one more")], 4)
     with pytest.raises(DataError, match="changed while in use"):
         pickle.loads(state)
+
+
+def test_keys_with_gaps_are_named_by_their_place(tmp_path):
+    with RecordWriter(tmp_path / "a.rec") as writer:
+        for key in (30, 10, 20):
+            writer.write_image(key, key, b"image %d" % key)
+    faces = RecordSet(tmp_path)
+    assert images_of(faces) == [("10", b"image 10"), ("20", b"image 20"), ("30", b"image 30")]
+    assert faces.name(0) == f"{tmp_path / 'a.rec'}: record at byte 40"
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_read_in_pieces(tmp_path, monkeypatch, with_index):
+    """What is read by the block must not depend on where blocks end."""
+    write_recordio(tmp_path, [(label, b"%d" % label * 3) for label in range(50)], 50)
+    idx = tmp_path / "train.idx"
+    lines = idx.read_text().splitlines()
+    idx.write_text("\n".join(lines[60:] + lines[:60]))
+    if not with_index:
+        idx.unlink()
+    for records, index_bytes in ((1, 1), (7, 30), (100, 1 << 20)):
+        monkeypatch.setattr("askd.data.recordfile._RECORDS_AT_A_TIME", records)
+        monkeypatch.setattr("askd.data.recordfile._INDEX_BYTES_AT_A_TIME", index_bytes)
+        assert images_of(RecordSet(tmp_path)) == [(str(label), b"%d" % label * 3) for label in range(50)]
+    if with_index:
+        monkeypatch.setattr("askd.data.recordfile._INDEX_BYTES_AT_A_TIME", 30)
+        idx.write_text("\n".join([*lines[:70], "70\tx"]))
+        with pytest.raises(DataError, match="train.idx:71: expected key<TAB>offset, got b'70"):
+            RecordSet(tmp_path)
