@@ -25,13 +25,11 @@ def read_integers(path: Path | str, columns: int, expected: str) -> Iterator[np.
     try:
         with open(path, "rb") as file:
             line, rest = 1, b""
-            while text := rest + file.read(_BLOCK):
-                cut = text.rfind(b"\n") + 1
+            while text := rest + (block := file.read(_BLOCK)):
+                cut = text.rfind(b"\n") + 1 if block else len(text)  # the file's last line may lack its end
                 if len(text) - cut > _LONGEST_LINE:
                     line += text.count(b"\n")
                     raise DataError(f"{path}:{line}: is longer than {_LONGEST_LINE} bytes, expected {expected}")
-                if not cut or len(text) == len(rest):  # the file's last line lacks its end
-                    cut = len(text)
                 if text[:cut].strip():
                     yield _table(text[:cut], columns, path, line, expected)
                 line, rest = line + text.count(b"\n", 0, cut), text[cut:]

@@ -35,7 +35,7 @@ def read_pair_csv(path: Path | str, images_root: Path | str | None = None) -> Pa
             raise DataError(f"{where}: same is {fields[2][:20]!r}, expected 1, 0, true or false (or the heading {','.join(COLUMNS)})")
         images = tuple(os.path.normpath(os.path.join(root, name)) for name in fields[:2])
         if images[0] == images[1]:
-            raise DataError(f"{where}: pairs {fields[0]} with itself; expected two images")
+            raise DataError(f"{where}: pairs {fields[0]!r} with itself; expected two images")
         pairs.append(images)
         same.append(_SAME[fields[2].strip().lower()])
         lines.append(line)
@@ -83,5 +83,5 @@ def _check(path: Path, same: list[bool], fold: list[int], lines: list[int]) -> N
 
 def _image(name: str, line: str) -> Path:
     if not os.path.isfile(name):
-        raise DataError(f"{line}: names {name}, which is not there; paths are relative to the CSV's folder, or to the card's images")
+        raise DataError(f"{line}: names {name!r}, which is not there; paths are relative to the CSV's folder, or to the card's images")
     return Path(name)

@@ -61,6 +61,19 @@ def test_published_counts():
     assert counts["ms1mv3"] == (93_431, 5_179_510)
     assert counts["glint360k"] == (360_232, 17_091_657)
     assert counts["lfw"] == (5_749, 13_233)
+    assert counts["webface4m"] == (205_990, 4_235_242)
+    assert counts["tinyface"] == (5_139, 7_804 + 3_728 + 4_443 + 153_428)  # training, probes, gallery, distractors
+    assert counts["ijbc"] == (3_531, 469_375) and counts["ijbb"] == (1_845, 227_630)
+
+
+def test_published_sizes_of_sets():
+    published = {"lfw": 6_000, "agedb_30": 6_000, "calfw": 6_000, "cplfw": 6_000, "cfp_fp": 7_000, "cfp_ff": 7_000}
+    counts = {(card, name): files.count for card in CARDS for name, files in load_card(card).sets.items()}
+    bins = [(name, count) for (_, name), count in counts.items() if name in published]
+    assert len(bins) > 20 and all(count == published[name] for name, count in bins)
+    assert counts["tinyface", "tinyface"] == 3_728
+    assert counts["ijbb", "ijbb"] == 8_000_000 + 10_270  # impostors, genuine pairs
+    assert counts["ijbc", "ijbc"] == 15_658_489
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_full"])
@@ -268,6 +281,34 @@ def test_interrupted_rendering_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         card.prepare(str(tmp_path / "set"), workers=1, progress=stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_checks_what_it_finds(rendered, tmp_path):
+    card, folder = rendered
+    mine = dataclasses.replace(card, identities=2, images=4)
+    assert mine.check(str(folder)) == []
+    assert card.check(str(folder)) == [
+        f"demo: {folder} holds 2 identities and 4 images, {card.title} has 200 and 3,200; a part of it, or another release?"]
+    assert dataclasses.replace(mine, images=5).check(str(folder)) == [
+        f"demo: {folder} holds 4 images, {card.title} has 5; a part of it, or another release?"]
+    assert dataclasses.replace(card, identities=None, images=None).check(str(folder)) == []
+    other = dataclasses.replace(mine, sets={"verify": dataclasses.replace(card.sets["verify"], count=1_200)})
+    assert mine.check(str(folder), sets=True) == [] == other.check(str(folder))
+    assert "verify.bin: holds 40 pairs, the card says 1200" in other.check(str(folder), sets=True)[0]
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "verify.bin").write_bytes(b"no pickle")
+    assert mine.check(str(tmp_path / "copy")) == []  # nothing of it is read unless asked for
+    assert "verify.bin: at byte" in mine.check(str(tmp_path / "copy"), sets=True)[0]
+    (tmp_path / "copy" / "verify.bin").unlink()
+    assert mine.check(str(tmp_path / "copy")) == [f"demo: {tmp_path / 'copy'} lacks verify.bin ({mine.format})"]
+    (tmp_path / "copy" / "verify.bin").touch()
+    (tmp_path / "copy" / "train.rec").write_bytes(b"")
+    assert "train.rec: is empty" in mine.check(str(tmp_path / "copy"))[0]
+
+
+def test_lfw_is_what_its_card_says(shared):
+    card = load_card("lfw")
+    assert card.check(str(shared / "data" / "lfw")) == []
 
 
 def test_lfw(shared):
