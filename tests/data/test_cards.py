@@ -54,6 +54,11 @@ def test_card_is_sound(name, tmp_path):
     assert "\n" not in str(missing.value)
 
 
+def test_every_card_is_in_the_table():
+    table = (Path(__file__).parents[2] / "datasets" / "README.md").read_text()
+    assert [name for name in CARDS if f"`{name}`" not in table] == []
+
+
 def test_published_counts():
     counts = {name: (card.identities, card.images) for name in CARDS for card in [load_card(name)]}
     assert counts["casia"] == (10_572, 490_623)
