@@ -4,6 +4,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,27 +58,30 @@ def _only(lists: Path, suffix: str) -> Path:
     return found[0]
 
 
-def _rows(path: Path, columns: int, expected: str) -> list[list[str]]:
+def _rows(path: Path, columns: int, expected: str) -> Iterator[tuple[str, list[str]]]:
+    """file:line and fields of each line."""
     try:
-        rows = [line.split() for line in read_file(path).decode("ascii").splitlines()]
+        lines = read_file(path).decode("ascii").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not ASCII; fetch it again") from error
-    for line, fields in enumerate(rows, 1):
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
         if len(fields) != columns:
-            raise DataError(f"{path}:{line}: expected {expected}, got {' '.join(fields)[:60]!r}; fetch it again")
-    if not rows:
-        raise DataError(f"{path}: is empty; fetch it again")
-    return rows
+            raise DataError(f"{path}:{number}: expected {expected}, got {line[:60]!r}; fetch it again")
+        yield f"{path}:{number}", fields
 
 
 def _media(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Name, template and medium of each image."""
-    rows = _rows(path, 3, "name template media")
-    for line, (name, *numbers) in enumerate(rows, 1):
-        if not all(number.isdecimal() and len(number) < 19 for number in numbers) or "/" in name or name.startswith("."):
-            raise DataError(f"{path}:{line}: expected name template media, got {' '.join([name, *numbers])[:60]!r}; fetch it again")
-    names = [row[0] for row in rows]
-    return names, np.array([int(row[1]) for row in rows]), np.array([int(row[2]) for row in rows])
+    names, numbers = [], array("q")
+    for where, (name, *pair) in _rows(path, 3, "name template media"):
+        if not all(number.isdecimal() and len(number) < 19 for number in pair) or "/" in name or name.startswith("."):
+            raise DataError(f"{where}: expected name template media, got {' '.join([name, *pair])[:60]!r}; fetch it again")
+        names.append(name)
+        numbers.extend(map(int, pair))
+    if not names:
+        raise DataError(f"{path}: is empty; fetch it again")
+    return names, *np.array(numbers, np.int64).reshape(-1, 2).T.copy()
 
 
 def _subjects(path: Path, numbers: np.ndarray, subject: np.ndarray) -> np.ndarray:
@@ -145,15 +150,19 @@ def _images(folder: Path, names: list[str], media_list: Path, landmark_list: Pat
 
 def _landmarks(path: Path, names: list[str]) -> np.ndarray:
     """float32 (N, 5, 2) of the images in the order of `names`."""
-    rows = _rows(path, 12, "name x y (five times) score")
-    if [row[0] for row in rows] != names:
-        at = next((i for i, (row, name) in enumerate(zip(rows, names)) if row[0] != name), min(len(rows), len(names)))
-        raise DataError(f"{path}:{at + 1}: is not of the {len(names)} images of the list of media, in its order; fetch both again")
-    try:
-        landmarks = np.array([row[1:11] for row in rows], np.float32)
-    except ValueError as error:
-        raise DataError(f"{path}: holds something that is not a number ({error}); fetch it again") from None
-    faulty = ~np.isfinite(landmarks).all(1) | (np.ptp(landmarks.reshape(-1, 5, 2), axis=1) == 0).all(1)
+    landmarks = np.empty((len(names), 10), np.float32)
+    count = 0
+    for count, (where, (name, *numbers)) in enumerate(_rows(path, 12, "name x y (five times) score"), 1):
+        if count > len(names) or name != names[count - 1]:
+            raise DataError(f"{where}: is of {name}, which is not what the list of media has there; fetch both lists again")
+        try:
+            landmarks[count - 1] = numbers[:10]
+        except ValueError:
+            raise DataError(f"{where}: expected name x y (five times) score, got {' '.join([name, *numbers])[:60]!r}; fetch it again") from None
+    if count != len(names):
+        raise DataError(f"{path}: ends after {count} of the {len(names)} images of the list of media; fetch both lists again")
+    points = landmarks.reshape(-1, 5, 2)
+    faulty = ~np.isfinite(landmarks).all(1) | (np.ptp(points, axis=1) == 0).all(1)
     if faulty.any():
         raise DataError(f"{path}:{int(np.argmax(faulty)) + 1}: its landmarks are not five points; fetch it again")
-    return landmarks.reshape(-1, 5, 2)
+    return points

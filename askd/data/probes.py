@@ -67,13 +67,20 @@ def read_gallery_probe(root: Path | str, layout: Layout) -> IdentificationSet:
 
 def _images(root: Path, folder: str, layout: Layout | None) -> list[tuple[str, str | None]]:
     """(path, person) of a folder's images; the person is None where `layout` is."""
-    if not (root / folder).is_dir():
-        raise DataError(f"{root / folder}: is not there; expected a folder of images in it")
-    entries = [entry for entry in (root / folder).iterdir() if not entry.name.startswith(".")]
-    loose = [entry.name for entry in entries if entry.suffix.lower() in READ]
-    folders = [entry.name for entry in entries if entry.is_dir()]
+    loose, folders = "", ""
+    try:
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders = entry.name
+                elif entry.name.lower().endswith(READ):
+                    loose = entry.name
+    except OSError as error:
+        raise DataError(f"{root / folder}: cannot be read ({error.strerror}); expected a folder of images there") from error
     if loose and folders:
-        raise DataError(f"{root / folder}: holds both images ({min(loose)}) and folders ({min(folders)}); expected one or the other")
+        raise DataError(f"{root / folder}: holds both images ({loose}) and folders ({folders}); expected one or the other")
     images = FolderSet(root / folder) if folders else FolderSet(root, people=[folder])
     paths = [images.name(i) for i in range(len(images))]
     if layout is None:

@@ -70,13 +70,13 @@ def test_images_are_read_when_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(("layout", "folders", "message"), [
-    (TINYFACE, {"Probe": "1_1.jpg", "Gallery_Distractor": "1.jpg"}, "Gallery_Match: is not there"),
-    (TINYFACE, {"Gallery_Match": "1_1.jpg", "Probe": "1_2.jpg"}, "Gallery_Distractor: is not there"),
+    (TINYFACE, {"Probe": "1_1.jpg", "Gallery_Distractor": "1.jpg"}, "Gallery_Match: cannot be read"),
+    (TINYFACE, {"Gallery_Match": "1_1.jpg", "Probe": "1_2.jpg"}, "Gallery_Distractor: cannot be read"),
     (TINYFACE, {"Gallery_Match": "1_1.jpg", "Probe": "x.jpg", "Gallery_Distractor": "1.jpg"}, "Probe/x.jpg: its name does not say who"),
     (TINYFACE, {"Gallery_Match": "1_1.jpg", "Probe": "1_2.jpg 2_1.jpg", "Gallery_Distractor": "1.jpg"},
      "Probe/2_1.jpg: is of a person with no image in .*Gallery_Match, as are 1 of the 2 probes"),
     (TINYFACE, {"Gallery_Match": "1_1.jpg", "Probe": "readme.txt", "Gallery_Distractor": "1.jpg"}, "none of 1 identity folders holds"),
-    (SURVFACE, {"gallery": "1_cam1_1.jpg", "mated_probe": "1_cam2_1.jpg"}, "unmated_probe: is not there"),
+    (SURVFACE, {"gallery": "1_cam1_1.jpg", "mated_probe": "1_cam2_1.jpg"}, "unmated_probe: cannot be read"),
     (SURVFACE, {"gallery": "1_1.jpg", "mated_probe": "1_cam2_1.jpg"}, "gallery/1_1.jpg: its name does not say"),
     (OWN, {"gallery": "Ann_Lee.jpg", "probe": "Ann_1.jpg"}, "Ann_Lee.jpg: .* expected <identity>_<number>.jpg, or one folder per identity"),
     (OWN, {"gallery": "a_1.jpg", "probe": "b_1.jpg"}, "probe/b_1.jpg: is of a person with no image"),
