@@ -158,7 +158,8 @@ def _landmarks(path: Path, names: list[str]) -> np.ndarray:
         try:
             landmarks[count - 1] = numbers[:10]
         except ValueError:
-            raise DataError(f"{where}: expected name x y (five times) score, got {' '.join([name, *numbers])[:60]!r}; fetch it again") from None
+            given = " ".join([name, *numbers])[:60]
+            raise DataError(f"{where}: expected name x y (five times) score, got {given!r}; fetch it again") from None
     if count != len(names):
         raise DataError(f"{path}: ends after {count} of the {len(names)} images of the list of media; fetch both lists again")
     points = landmarks.reshape(-1, 5, 2)

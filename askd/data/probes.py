@@ -30,7 +30,8 @@ class Layout:
     """Whether the folders of distractors and unmated probes must be there, and every probe has a mate in the gallery."""
 
 
-TINYFACE = Layout("Gallery_Match", "Probe", re.compile(r"(\d+)_.+"), "<identity>_<n>.jpg, the identity a number", distractors="Gallery_Distractor")
+TINYFACE = Layout("Gallery_Match", "Probe", re.compile(r"(\d+)_.+"), "<identity>_<n>.jpg, the identity a number",
+                  distractors="Gallery_Distractor")
 SURVFACE = Layout("gallery", "mated_probe", re.compile(r"(\d+)_cam.+"), "<person>_cam<c>_<n>.jpg", unmated="unmated_probe")
 OWN = Layout("gallery", "probe", re.compile(r"(.+)_\d+"), "<identity>_<number>.jpg, or one folder per identity", distractors="distractor",
              required=False)

@@ -25,7 +25,8 @@ def read_scface(mugshots: Path | str, surveillance: Path | str, distance: int) -
     Raises DataError naming folder or file.
     """
     if distance not in METRES:
-        raise DataError(f"{surveillance}: SCface's distances are {', '.join(f'{d} ({m:.2f} m)' for d, m in METRES.items())}, got {distance}")
+        known = ", ".join(f"{number} ({metres:.2f} m)" for number, metres in METRES.items())
+        raise DataError(f"{surveillance}: SCface's distances are {known}, got {distance}")
     gallery = {match[1]: path for path, match in _matching(mugshots, _MUGSHOT)}
     probes = [(path, match[1]) for path, match in _matching(surveillance, _PROBE) if int(match[2]) == distance]
     for missing, folder, name in ((not gallery, mugshots, "001_frontal.jpg"), (not probes, surveillance, f"001_cam1_{distance}.jpg")):
@@ -37,7 +38,8 @@ def read_scface(mugshots: Path | str, surveillance: Path | str, distance: int) -
     subjects = {subject: number for number, subject in enumerate(gallery)}
     identity = np.array([*subjects.values(), *(subjects[subject] for _, subject in probes)])
     images = ImageFiles([*gallery.values(), *(path for path, _ in probes)])
-    return IdentificationSet(f"scface_{METRES[distance]:.2f}m", images, np.arange(len(gallery), len(images)), np.arange(len(gallery)), identity)
+    probe = np.arange(len(gallery), len(images))
+    return IdentificationSet(f"scface_{METRES[distance]:.2f}m", images, probe, np.arange(len(gallery)), identity)
 
 
 def _matching(folder: Path | str, wanted: re.Pattern) -> list[tuple[str, re.Match]]:
@@ -49,5 +51,6 @@ def _matching(folder: Path | str, wanted: re.Pattern) -> list[tuple[str, re.Matc
         if match := wanted.fullmatch(stem):
             matches.append((images.name(i), match))
         elif not _OTHER.fullmatch(stem):
-            raise DataError(f"{images.name(i)}: is not called as SCface's images are, 001_frontal.jpg or 001_cam1_1.jpg; remove or rename it")
+            raise DataError(f"{images.name(i)}: is not called as SCface's images are, 001_frontal.jpg or 001_cam1_1.jpg; "
+                            "remove or rename it")
     return matches

@@ -147,8 +147,8 @@ def read_set(folder: Path, files: SetFiles) -> EvaluationSet:
     """The set that lies at `files` under `folder`; DataError for a fault in it, or where it has not `files.count` pairs or probes."""
     opened = FORMATS[files.format].read(folder, files)
     if files.count is not None and size(opened) != files.count:
-        raise DataError(f"{folder / files.paths()[0]}: holds {size(opened)} {_unit(opened)}, the card says {files.count}; fetch it again, or "
-                        "open it by its path if it is meant to be another set")
+        raise DataError(f"{folder / files.paths()[0]}: holds {size(opened)} {_unit(opened)}, the card says {files.count}; fetch it again, "
+                        "or open it by its path if it is meant to be another set")
     return opened
 
 
