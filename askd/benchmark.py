@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from askd import __version__, cli
-from askd.data.cards import load_card, open_verification
+from askd.data.cards import load_card, open_set
 from askd.data.pairs import PairSet
 from askd.engine.dist import init_from_env
 from askd.engine.precision import choose_precision
@@ -117,7 +117,7 @@ def open_sets(recipe: Recipe) -> list[PairSet]:
         raise RecipeError(f"recipe {recipe.name} has no eval.sets to benchmark on; give eval.sets=[...]")
     card = load_card(recipe.data.set)
     card.prepare(recipe.data.path, workers=os.cpu_count() or 1, progress=show_rendering)
-    return [open_verification(spec, card, recipe.data.path) for spec in recipe.eval.sets]
+    return [open_set(spec, card, recipe.data.path) for spec in recipe.eval.sets]
 
 
 def pool(sets: list[PairSet]) -> tuple[torch.Tensor, dict[str, np.ndarray]]:

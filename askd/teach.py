@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from askd import __version__, cli
-from askd.data.cards import Card, load_card, open_verification
+from askd.data.cards import Card, load_card, open_set
 from askd.data.faces import FaceSet, Subset, split_by_hash
 from askd.data.loader import TrainingBatches, prepare
 from askd.data.pairs import PairSet, all_pairs
@@ -151,6 +151,9 @@ def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
         card.prepare(recipe.data.path, workers=max(recipe.data.workers, os.cpu_count() or 1), progress=show_rendering)
     dist.barrier()
     faces = card.training_faces(recipe.data.path, min_images=recipe.data.min_images)
+    if dist.is_main():
+        for finding in card.check(recipe.data.path):
+            print(f"warning: {finding}", file=sys.stderr)
     held_out = None
     if recipe.data.holdout > 0:
         kept, out = split_by_hash(faces.class_names, recipe.data.holdout)
@@ -280,7 +283,9 @@ def make_optimizer(recipe: Recipe, modules: list[nn.Module]) -> torch.optim.Opti
 
 def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None) -> tuple[PairSet, torch.Tensor]:
     """A verification set to score during training, and its decoded images."""
-    pairs = all_pairs(held_out, "holdout") if name == "holdout" else open_verification(name, card, recipe.data.path)
+    pairs = all_pairs(held_out, "holdout") if name == "holdout" else open_set(name, card, recipe.data.path)
+    if not isinstance(pairs, PairSet):
+        raise DataError(f"eval.during={name}: is no set of pairs; name a verification set, and leave this one to eval.sets")
     if pairs.same.all() or not pairs.same.any():
         kind = "genuine" if pairs.same.all() else "impostors"
         raise DataError(f"eval.during={name}: all {len(pairs)} pairs are {kind}, so there is no AUC to watch; name another set")

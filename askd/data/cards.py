@@ -5,29 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from askd.data.demo import Render, render_dataset
 from askd.data.faces import FaceSet, open_faces
 from askd.data.folder import read_people
-from askd.data.pairs import PairSet, all_pairs, read_bin, read_lfw_pairs
+from askd.data.sets import FORMATS, EvaluationSet, SetFiles, read_path, read_set
 from askd.errors import DataError
-from askd.resources import find_resource
-
-SetFormat = Enum("SetFormat", "bin lfw_pairs all_pairs")
-
-# (needed, allowed besides) keys of a verification set
-_SET_KEYS = {
-    SetFormat.bin: ({"file"}, {"identities"}),
-    SetFormat.lfw_pairs: ({"images", "pairs"}, set()),
-    SetFormat.all_pairs: ({"images"}, {"people"}),
-}
+from askd.resources import find_resource, list_resources
 
 
 @dataclass
@@ -38,28 +28,6 @@ class TrainingFiles:
     """Folder that holds train.rec, or one folder of images per identity."""
     people: Optional[str] = None
     """List of the people to train on, in LFW's format; null: everybody."""
-
-
-@dataclass
-class VerificationFiles:
-    """Where the pairs of one verification set lie under the dataset's folder."""
-
-    format: SetFormat = MISSING
-    """bin (InsightFace), lfw_pairs (LFW's View 1 or 2), all_pairs (every pair of an identity folder's images)."""
-    file: Optional[str] = None
-    """bin: the file."""
-    identities: Optional[str] = None
-    """bin: one identity per line for each image of the file, in its order (two images a pair)."""
-    images: Optional[str] = None
-    """lfw_pairs, all_pairs: the identity folders."""
-    pairs: Optional[str] = None
-    """lfw_pairs: the protocol file."""
-    people: Optional[str] = None
-    """all_pairs: list of the people to compare, in LFW's format; null: everybody."""
-
-    def paths(self) -> list[str]:
-        """The files and folders this set is read from."""
-        return [path for path in (self.images, self.file, self.identities, self.pairs, self.people) if path is not None]
 
 
 @dataclass
@@ -82,8 +50,8 @@ class Card:
     """Who may use it, for what."""
     training: Optional[TrainingFiles] = None
     """null: for evaluation only."""
-    sets: dict[str, VerificationFiles] = field(default_factory=dict)
-    """Verification sets that come with it."""
+    sets: dict[str, SetFiles] = field(default_factory=dict)
+    """Evaluation sets that come with it."""
     render: Optional[Render] = None
     """Our own renderer makes this dataset, so."""
 
@@ -110,27 +78,52 @@ class Card:
         self._require(folder, [path for path in (files.images, files.people) if path is not None], " to train on")
         return open_faces(folder / files.images, people=_people(folder, files.people), min_images=min_images)
 
-    def verification(self, set_name: str, path: str | None = None) -> PairSet:
-        """One of the card's verification sets; DataError for an unknown one, or where one of its files is missing."""
+    def evaluation_set(self, set_name: str, path: str | None = None) -> EvaluationSet:
+        """One of the card's evaluation sets; DataError for an unknown one, or where one of its files is missing or wrong."""
         if set_name not in self.sets:
-            raise DataError(f"{self.name} has no verification set {set_name!r}; {_choices(set_name, self.sets)}")
+            raise DataError(f"{self.name} has no evaluation set {set_name!r}; {_choices(set_name, self.sets)}")
         files, folder = self.sets[set_name], self._folder(path)
         self._require(folder, files.paths(), f" for set {set_name}")
-        if files.format is SetFormat.bin:
-            pairs = read_bin(folder / files.file)
-            if files.identities is not None:
-                pairs = replace(pairs, identity=_read_identities(folder / files.identities, pairs))
-        elif files.format is SetFormat.lfw_pairs:
-            pairs = read_lfw_pairs(folder / files.images, folder / files.pairs)
-        else:
-            pairs = all_pairs(open_faces(folder / files.images, people=_people(folder, files.people)), set_name)
-        return replace(pairs, name=set_name)
+        return replace(read_set(folder, files), name=set_name)
+
+    def check(self, path: str | None = None, sets: bool = False) -> list[str]:
+        """What differs between the card and the bytes at `path`, one line each; empty where nothing does.
+
+        Files that are missing, and how many identities and images the training set has (all of it, whatever `people` and
+        min_images leave): costs as much as opening it, decodes nothing. With `sets`, every evaluation set is read as well,
+        which takes its time, and what is missing or wrong there is told, the number of pairs included.
+        """
+        folder = self._folder(path)
+        missing = self._missing(folder, self.expects)
+        if missing:
+            return [f"{self.name}: {folder} lacks {', '.join(missing)} ({self.format})"]
+        checks = [self._count_training] if self.training is not None else []
+        checks += [partial(self.evaluation_set, name) for name in self.sets] if sets else []
+        found = []
+        for check in checks:
+            try:
+                check(path=path)
+            except DataError as error:
+                found.append(str(error))
+        return found
+
+    def _count_training(self, path: str | None) -> None:
+        images = self._folder(path) / self.training.images
+        faces = open_faces(images)
+        there = {"identities": len(faces.class_names), "images": len(faces)}
+        wrong = [what for what, count in there.items() if getattr(self, what) not in (None, count)]
+        if wrong:
+            raise DataError(f"{self.name}: {images} holds {' and '.join(f'{there[what]:,} {what}' for what in wrong)}, {self.title} has "
+                            f"{' and '.join(f'{getattr(self, what):,}' for what in wrong)}; a part of it, or another release?")
 
     def _folder(self, path: str | None) -> Path:
         return Path(path).expanduser() if path is not None else Path("datasets") / self.name
 
+    def _missing(self, folder: Path, needed: list[str]) -> list[str]:
+        return [name for name in needed if not (folder / name).exists()]
+
     def _require(self, folder: Path, needed: list[str], purpose: str) -> None:
-        missing = [name for name in needed if not (folder / name).exists()]
+        missing = self._missing(folder, needed)
         if not missing and folder.is_dir():
             return
         problem = f"lacks {', '.join(missing)}"
@@ -154,33 +147,36 @@ def load_card(name: str) -> Card:
     except Exception as error:  # the YAML parser raises many kinds; all mean that this file is not YAML
         raise DataError(f"{path}: not a YAML mapping: {' '.join(str(error).split())}") from None
     for set_name, files in card.sets.items():
-        needed, allowed = _SET_KEYS[files.format]
-        given = {f.name for f in fields(files) if f.name != "format" and getattr(files, f.name) is not None}
-        if not needed <= given <= needed | allowed:
-            raise DataError(f"{path}: sets.{set_name}: format {files.format.name} takes "
-                            f"{', '.join(sorted(needed | allowed))}, got {', '.join(sorted(given)) or 'none'}")
+        needs, allowed = FORMATS[files.format].needs, FORMATS[files.format].needs | FORMATS[files.format].allows
+        if not needs <= files.given() <= allowed:
+            raise DataError(f"{path}: sets.{set_name}: format {files.format.name} takes {', '.join(sorted(allowed))}, "
+                            f"got {', '.join(sorted(files.given())) or 'none'}")
     return card
 
 
-def open_verification(spec: str, card: Card, path: str | None = None) -> PairSet:
-    """The pairs that `spec` means: a set of `card` (its files at `path`), `card/set` of another card, or a .bin file.
+def open_set(spec: str, card: Card, path: str | None = None) -> EvaluationSet:
+    """The evaluation set that `spec` means, in this order: a set of `card` (its files at `path`), CARD/SET of another card,
+    a .bin or .csv file, or a folder that is recognised by what is in it (LFW, CFP, TinyFace, gallery and probe, IJB).
 
     DataError, with the choices, where it means none of them.
     """
     if spec in card.sets:
-        return card.verification(spec, path)
-    if spec.endswith(".bin"):
-        return read_bin(Path(spec).expanduser())
-    if spec.count("/") == 1:
-        other, set_name = spec.split("/")
-        return replace(load_card(other).verification(set_name), name=spec)
+        return card.evaluation_set(spec, path)
+    name, _, set_name = spec.partition("/")
+    other = load_card(name) if name in list_resources("datasets") and set_name else None
+    if other is not None and set_name in other.sets:
+        return replace(other.evaluation_set(set_name), name=spec)
+    if (opened := read_path(Path(spec).expanduser())) is not None:
+        return opened
+    if other is not None:
+        raise DataError(f"{name} has no evaluation set {set_name!r}; {_choices(set_name, other.sets)}")
     raise DataError(
-        f"{card.name} has no verification set {spec!r}; {_choices(spec, card.sets)}, or give CARD/SET or the path of a "
-        ".bin file"
+        f"{card.name} has no evaluation set {spec!r}; {_choices(spec, card.sets)}, or give CARD/SET, or the path of a .bin or .csv "
+        "file, or of a folder with an evaluation set"
     )
 
 
-def _choices(name: str, known: dict[str, VerificationFiles]) -> str:
+def _choices(name: str, known: dict[str, SetFiles]) -> str:
     close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
     return (f"did you mean {close[0]}? " if close else "") + f"It has {', '.join(known) or 'none'}"
 
@@ -194,19 +190,3 @@ def _hint(error: OmegaConfBaseException) -> str:
         return ""
     keys = [f.name for f in fields(error.object_type)]
     return f"; {error.object_type.__name__} has the keys {', '.join(keys)}"
-
-
-def _read_identities(path: Path, pairs: PairSet) -> np.ndarray:
-    """int32 (N,): identity of each distinct image, from one line per image of the file (identical images repeat)."""
-    lines = path.read_bytes().splitlines()
-    positions = np.stack([pairs.left, pairs.right], 1).ravel()  # image of the file -> distinct image
-    if len(lines) != len(positions):
-        raise DataError(f"{path}: {len(lines)} lines for the {len(positions)} images of the set, expected one each; "
-                        "fetch both again")
-    _, ids = np.unique(lines, return_inverse=True)
-    identity = np.empty(len(pairs.images), np.int32)
-    identity[positions] = ids
-    for at in np.flatnonzero(identity[positions] != ids)[:1]:
-        name = lines[at].decode(errors="replace")
-        raise DataError(f"{path}:{at + 1}: {name} has the very image of another identity; correct the file")
-    return identity

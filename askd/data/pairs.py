@@ -1,9 +1,9 @@
-"""Verification pairs: InsightFace's .bin, LFW's protocol files, or every pair of a set."""
+"""Verification pairs: what they are, InsightFace's .bin, LFW's protocol files, or every pair of a set."""
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def read_bin(path: Path | str) -> PairSet:
         if len(first_seen) < len(positions):
             first_seen.append(number)
     names = [f"{path}: image {number}" for number in first_seen]
-    return PairSet(path.stem, list(positions), indices[0::2], indices[1::2], same, _folds(same), None, names)
+    return PairSet(path.stem, list(positions), indices[0::2], indices[1::2], same, default_folds(same), None, names)
 
 
 def write_bin(path: Path | str, pairs: Sequence[tuple[bytes, bytes, bool]]) -> None:
@@ -99,21 +99,44 @@ def read_lfw_pairs(images_root: Path | str, pairs_file: Path | str) -> PairSet:
     if not folds * count or len(rows) != 1 + 2 * folds * count:
         raise DataError(f"{path}:1: promises {folds} x {count} genuine and as many impostor pairs, "
                         f"but {max(len(rows) - 1, 0)} lines follow; fetch it again")
-    positions: dict[tuple[str, int], int] = {}
-    images, indices = [], np.empty((len(rows) - 1, 2), np.int32)
     same = np.arange(len(rows) - 1) // count % 2 == 0
-    for row, genuine in enumerate(same.tolist(), 1):
-        for side, key in enumerate(_lfw_pair(rows, row, genuine, path)):
-            if key not in positions:
-                positions[key] = len(positions)
-                images.append(_lfw_image(root, *key, f"{path}:{row + 1}"))
-            indices[row - 1, side] = positions[key]
-    names = [person for person, _ in positions]
-    numbers = {person: number for number, person in enumerate(sorted(set(names)))}
-    identity = np.array([numbers[person] for person in names], np.int32)
-    fold = np.repeat(np.arange(folds, dtype=np.int16), 2 * count) if has_folds else _folds(same)
-    image_names = [str(file) for file, _ in images]
-    return PairSet(path.stem, [data for _, data in images], *indices.T.copy(), same, fold, identity, image_names)
+    pairs = [_lfw_pair(rows, row, genuine, path) for row, genuine in enumerate(same.tolist(), 1)]
+    fold = np.repeat(np.arange(folds, dtype=np.int16), 2 * count) if has_folds else default_folds(same)
+    return pairs_of_files(
+        path.stem, pairs, same, fold, find=lambda image, row: find_image(
+            root / image[0] / f"{image[0]}_{image[1]:04d}", f"{path}:{row + 2}", root),
+        person=lambda image: image[0])
+
+
+def pairs_of_files(
+    name: str, pairs: Sequence[tuple[Hashable, Hashable]], same: np.ndarray, fold: np.ndarray,
+    find: Callable[[Hashable, int], Path], person: Callable[[Hashable], str] | None = None,
+) -> PairSet:
+    """The PairSet of P pairs of images, however these are named; each is read once, in the order they first come.
+
+    `find(image, row)`: its file, `row` being the pair that first names it; `person(image)`: who it is, if that is known
+    (identities are numbered in the names' sorted order).
+    """
+    positions: dict[Hashable, int] = {}
+    files, indices = [], np.empty((len(pairs), 2), np.int32)
+    for row, pair in enumerate(pairs):
+        for side, image in enumerate(pair):
+            if image not in positions:
+                positions[image] = len(positions)
+                files.append(find(image, row))
+            indices[row, side] = positions[image]
+    identity = None if person is None else np.unique([person(image) for image in positions], return_inverse=True)[1].astype(np.int32)
+    return PairSet(name, [read_file(file) for file in files], *indices.T.copy(), same, fold, identity, list(map(str, files)))
+
+
+def find_image(stem: Path, line: str, root: Path) -> Path:
+    """The image of that name, whichever its suffix; DataError where `line` (file:line) names one that is not there."""
+    for suffix in READ:
+        file = stem.with_name(stem.name + suffix)
+        if file.is_file():
+            return file
+    raise DataError(f"{line}: names {stem}.jpg, which is not there (nor as {' or '.join(READ[1:])}); "
+                    f"is {root} the folder of the identities?")
 
 
 def all_pairs(faces: FaceSet, name: str) -> PairSet:
@@ -145,7 +168,8 @@ def stratify(same: np.ndarray, folds: int = FOLDS) -> np.ndarray:
     return fold
 
 
-def _folds(same: np.ndarray) -> np.ndarray:
+def default_folds(same: np.ndarray) -> np.ndarray:
+    """Fold of each pair of a list without folds: ten contiguous ones, or stratified where one would be of one kind."""
     fold = contiguous(len(same))
     genuine = np.bincount(fold, weights=same, minlength=FOLDS)
     mixed = (genuine > 0) & (genuine < np.bincount(fold, minlength=FOLDS))
@@ -179,13 +203,3 @@ def _lfw_pair(rows: list[list[str]], row: int, genuine: bool, path: Path) -> tup
         raise DataError(f"{path}:{row + 1}: {found(rows, row)} pairs {left[0]} with themselves; expected two images "
                         f"of a person, or two persons")
     return left, right
-
-
-def _lfw_image(root: Path, person: str, number: int, line: str) -> tuple[Path, bytes]:
-    stem = root / person / f"{person}_{number:04d}"
-    for suffix in READ:
-        file = stem.with_name(stem.name + suffix)
-        if file.is_file():
-            return file, read_file(file)
-    raise DataError(f"{line}: names {stem}.jpg, which is not there (nor as {' or '.join(READ[1:])}); "
-                    f"is {root} the folder of the identities?")

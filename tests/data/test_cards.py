@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from askd.data.cards import Card, load_card, open_verification
+from askd.data.cards import Card, load_card, open_set
 from askd.data.decode import decode_rgb
 from askd.data.demo import Render, draw_pairs
 from askd.data.records import RecordSet
@@ -54,6 +54,11 @@ def test_card_is_sound(name, tmp_path):
     assert "\n" not in str(missing.value)
 
 
+def test_every_card_is_in_the_table():
+    table = (Path(__file__).parents[2] / "datasets" / "README.md").read_text()
+    assert [name for name in CARDS if f"`{name}`" not in table] == []
+
+
 def test_published_counts():
     counts = {name: (card.identities, card.images) for name in CARDS for card in [load_card(name)]}
     assert counts["casia"] == (10_572, 490_623)
@@ -61,6 +66,19 @@ def test_published_counts():
     assert counts["ms1mv3"] == (93_431, 5_179_510)
     assert counts["glint360k"] == (360_232, 17_091_657)
     assert counts["lfw"] == (5_749, 13_233)
+    assert counts["webface4m"] == (205_990, 4_235_242)
+    assert counts["tinyface"] == (5_139, 7_804 + 3_728 + 4_443 + 153_428)  # training, probes, gallery, distractors
+    assert counts["ijbc"] == (3_531, 469_375) and counts["ijbb"] == (1_845, 227_630)
+
+
+def test_published_sizes_of_sets():
+    published = {"lfw": 6_000, "agedb_30": 6_000, "calfw": 6_000, "cplfw": 6_000, "cfp_fp": 7_000, "cfp_ff": 7_000}
+    counts = {(card, name): files.count for card in CARDS for name, files in load_card(card).sets.items()}
+    bins = [(name, count) for (_, name), count in counts.items() if name in published]
+    assert len(bins) > 20 and all(count == published[name] for name, count in bins)
+    assert counts["tinyface", "tinyface"] == 3_728
+    assert counts["ijbb", "ijbb"] == 8_000_000 + 10_270  # impostors, genuine pairs
+    assert counts["ijbc", "ijbc"] == 15_658_489
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_full"])
@@ -91,7 +109,7 @@ def test_default_place_is_datasets_under_the_current_folder(tmp_path, monkeypatc
 def test_missing_verification_file_is_named(tmp_path):
     (tmp_path / "train.rec").touch()
     with pytest.raises(DataError, match="lacks agedb_30.bin; expected there for set agedb_30"):
-        load_card("ms1m").verification("agedb_30", str(tmp_path))
+        load_card("ms1m").evaluation_set("agedb_30", str(tmp_path))
 
 
 def test_unknown_names_lead_to_the_closest():
@@ -99,11 +117,11 @@ def test_unknown_names_lead_to_the_closest():
         load_card("cassia")
     card = load_card("lfw")
     with pytest.raises(DataError, match=r"did you mean devtest\? It has devtest, devtest_all, view2"):
-        card.verification("devtst")
+        card.evaluation_set("devtst")
     with pytest.raises(DataError, match=r"did you mean devtest\?.*CARD/SET"):
-        open_verification("devtst", card)
-    with pytest.raises(DataError, match="agedb_30 has no verification set 'x'"):
-        open_verification("agedb_30/x", card)
+        open_set("devtst", card)
+    with pytest.raises(DataError, match="agedb_30 has no evaluation set 'x'"):
+        open_set("agedb_30/x", card)
     with pytest.raises(DataError, match="evaluation only"):
         load_card("agedb_30").training_faces()
 
@@ -113,7 +131,7 @@ def test_unknown_names_lead_to_the_closest():
     [
         ({"sise": 3}, "sise.*keys name, title"),
         ({"sets": {"a": {"format": "bin", "fil": "x.bin"}}}, "fil.*keys format, file"),
-        ({"sets": {"a": {"format": "zip", "file": "x.zip"}}}, "sets.a.format.*bin, lfw_pairs, all_pairs"),
+        ({"sets": {"a": {"format": "zip", "file": "x.zip"}}}, "sets.a.format.*bin, lfw_pairs, all_pairs, csv"),
         ({"sets": {"a": {"format": "bin"}}}, "takes file, identities, got none"),
         ({"sets": {"a": {"format": "lfw_pairs", "images": "x", "pairs": "y", "people": "z"}}}, "takes images, pairs"),
         ({"identities": "many"}, "identities.*many"),
@@ -150,7 +168,7 @@ def test_card_by_path_opens_identity_folders(tmp_path):
     faces = card.training_faces(str(tmp_path))
     assert faces.class_names == ["ann", "bob"] and len(faces) == 4
     assert card.training_faces(str(tmp_path), min_images=2).class_names == ["ann"]
-    pairs = card.verification("all", str(tmp_path))
+    pairs = card.evaluation_set("all", str(tmp_path))
     assert pairs.name == "all"
     assert sorted(pairs.same.tolist()) == [False, False, True]  # bob-cem twice, cem-cem
     with pytest.raises(DataError, match="lacks train.txt; expected there to train on"):
@@ -204,7 +222,7 @@ def test_rendered_training_set_holds_the_renderers_faces(rendered):
 
 def test_rendered_pairs_know_who_is_who(rendered):
     card, folder = rendered
-    pairs = card.verification("verify", str(folder))
+    pairs = card.evaluation_set("verify", str(folder))
     assert len(pairs) == 40 and np.array_equal(pairs.fold, np.repeat(np.arange(10), 4))
     assert pairs.identity.shape == (len(pairs.images),) and len(np.unique(pairs.identity)) <= 20
     assert np.array_equal(pairs.identity[pairs.left] == pairs.identity[pairs.right], pairs.same)
@@ -222,20 +240,20 @@ def test_identities_that_contradict_the_images_are_refused(rendered, tmp_path):
     at = faces.index(Counter(faces).most_common(1)[0][0])  # an image that is in the file more than once
     (tmp_path / "copy" / "verify_identities.txt").write_text("\n".join([*lines[:at], "somebody", *lines[at + 1 :]]))
     with pytest.raises(DataError, match="image of another identity"):
-        card.verification("verify", str(tmp_path / "copy"))
+        card.evaluation_set("verify", str(tmp_path / "copy"))
     (tmp_path / "copy" / "verify_identities.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(DataError, match="79 lines for the 80 images"):
-        card.verification("verify", str(tmp_path / "copy"))
+        card.evaluation_set("verify", str(tmp_path / "copy"))
 
 
 def test_other_ways_to_name_a_verification_set(rendered, tmp_path, monkeypatch):
     card, folder = rendered
-    assert open_verification("verify", card, str(folder)).name == "verify"
-    by_path = open_verification(str(folder / "verify.bin"), load_card("lfw"))
+    assert open_set("verify", card, str(folder)).name == "verify"
+    by_path = open_set(str(folder / "verify.bin"), load_card("lfw"))
     assert len(by_path) == 40 and by_path.identity is None
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, tmp_path / "datasets" / "demo")
-    assert open_verification("demo/verify", load_card("lfw")).name == "demo/verify"
+    assert open_set("demo/verify", load_card("lfw")).name == "demo/verify"
 
 
 def test_prepare_renders_once_and_again_when_the_card_changed(rendered, tmp_path):
@@ -270,17 +288,45 @@ def test_interrupted_rendering_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_card_checks_what_it_finds(rendered, tmp_path):
+    card, folder = rendered
+    mine = dataclasses.replace(card, identities=2, images=4)
+    assert mine.check(str(folder)) == []
+    assert card.check(str(folder)) == [
+        f"demo: {folder} holds 2 identities and 4 images, {card.title} has 200 and 3,200; a part of it, or another release?"]
+    assert dataclasses.replace(mine, images=5).check(str(folder)) == [
+        f"demo: {folder} holds 4 images, {card.title} has 5; a part of it, or another release?"]
+    assert dataclasses.replace(card, identities=None, images=None).check(str(folder)) == []
+    other = dataclasses.replace(mine, sets={"verify": dataclasses.replace(card.sets["verify"], count=1_200)})
+    assert mine.check(str(folder), sets=True) == [] == other.check(str(folder))
+    assert "verify.bin: holds 40 pairs, the card says 1200" in other.check(str(folder), sets=True)[0]
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "verify.bin").write_bytes(b"no pickle")
+    assert mine.check(str(tmp_path / "copy")) == []  # nothing of it is read unless asked for
+    assert "verify.bin: at byte" in mine.check(str(tmp_path / "copy"), sets=True)[0]
+    (tmp_path / "copy" / "verify.bin").unlink()
+    assert mine.check(str(tmp_path / "copy")) == [f"demo: {tmp_path / 'copy'} lacks verify.bin ({mine.format})"]
+    (tmp_path / "copy" / "verify.bin").touch()
+    (tmp_path / "copy" / "train.rec").write_bytes(b"")
+    assert "train.rec: is empty" in mine.check(str(tmp_path / "copy"))[0]
+
+
+def test_lfw_is_what_its_card_says(shared):
+    card = load_card("lfw")
+    assert card.check(str(shared / "data" / "lfw")) == []
+
+
 def test_lfw(shared):
     card, path = load_card("lfw"), str(shared / "data" / "lfw")
     faces = card.training_faces(path, min_images=4)
     assert (len(faces.class_names), len(faces)) == (430, 4_964)
-    devtest = card.verification("devtest", path)
+    devtest = card.evaluation_set("devtest", path)
     assert (len(devtest), int(devtest.same.sum())) == (1_000, 500)
     assert all(devtest.same[devtest.fold == fold].sum() == 50 for fold in range(10))
-    everything = card.verification("devtest_all", path)
+    everything = card.evaluation_set("devtest_all", path)
     assert len(everything.images) == 3_708
     assert (len(everything), int(everything.same.sum())) == (3_708 * 3_707 // 2, 24_620)
-    assert len(card.verification("view2", path)) == 6_000
+    assert len(card.evaluation_set("view2", path)) == 6_000
     trained = set(faces.class_names)
     tested = {Path(name).parent.name for name in (*devtest.image_names, *everything.image_names)}
     assert not trained & tested

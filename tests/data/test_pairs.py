@@ -263,10 +263,22 @@ def test_real_lfw(shared):
     assert (every.left[-1], every.right[-1]) == (3706, 3707) and (every.left < every.right).all()
 
 
-def test_real_lfw_packed_to_bin(shared, tmp_path):
+def test_real_bin_round_trip(shared, tmp_path):
+    pairs = read_bin(shared / "data" / "small_lfw.bin")
+    write_bin(tmp_path / "small.bin", pairs_of(pairs))
+    again = read_bin(tmp_path / "small.bin")
+    assert pairs_of(again) == pairs_of(pairs) and again.images == pairs.images
+    images, same = pickle.loads((tmp_path / "small.bin").read_bytes())  # ours, so that it may be unpickled
+    assert len(images) == 20 and same == [True] * 10
+
+
+@pytest.mark.parametrize("protocol", ["pairsDevTest.txt", "pairs.txt"])
+def test_real_lfw_packed_to_bin(shared, tmp_path, protocol):
     lfw = shared / "data" / "lfw"
-    pairs = read_lfw_pairs(lfw / "aligned_112", lfw / "pairsDevTest.txt")
-    write_bin(tmp_path / "devtest.bin", pairs_of(pairs))
-    again = read_bin(tmp_path / "devtest.bin")
-    assert pairs_of(again) == pairs_of(pairs)
-    assert again.fold.tolist() == pairs.fold.tolist()  # 500 genuine first, then 500 impostors: stratified here, too
+    pairs = read_lfw_pairs(lfw / "aligned_112", lfw / protocol)
+    write_bin(tmp_path / "lfw.bin", pairs_of(pairs))
+    again = read_bin(tmp_path / "lfw.bin")
+    assert pairs_of(again) == pairs_of(pairs) and again.images == pairs.images
+    assert pairs.images == [Path(name).read_bytes() for name in pairs.image_names]
+    # devTest lists 500 genuine pairs first, then 500 impostors: stratified either way. View 2's ten folds are contiguous.
+    assert again.fold.tolist() == pairs.fold.tolist()

@@ -1,0 +1,24 @@
+"""Encoded images that stay on disk until they are asked for."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from askd.data.folder import read_file
+
+
+class ImageFiles:
+    """Image files as Images (see gallery): a path each in memory, nothing else."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def encoded(self, index: int) -> bytes:
+        """The file, as it is."""
+        return read_file(self.paths[index])
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return self.paths[index]
