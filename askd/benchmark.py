@@ -24,7 +24,8 @@ from askd.evaluation.intervals import (
     Interval, Resamples, accuracy_metric, auc_metric, bootstrap, bootstrap_difference, resample_identities, resample_pairs, thin_impostors,
 )
 from askd.evaluation.overlay import look
-from askd.evaluation.verification import Verification, roc, score_pairs
+from askd.evaluation.roc import roc
+from askd.evaluation.verification import Verification, score_pairs
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering

@@ -18,7 +18,7 @@ Reduction = Enum("Reduction", "mean sum")
 Optimizer = Enum("Optimizer", "sgd adamw")
 Schedule = Enum("Schedule", "constant multistep polynomial cosine")
 Initialiser = Enum("Initialiser", "default xavier")
-Protocol = Enum("Protocol", "insightface askd")
+Protocol = Enum("Protocol", "insightface askd exact")
 After = Enum("After", "benchmark export")
 
 

@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from askd.evaluation.verification import Verification, area
+from askd.evaluation.roc import area
+from askd.evaluation.verification import Verification
 
 FULL_SIZE = 112  # pixels: "1x"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito: for all eyes

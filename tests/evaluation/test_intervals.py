@@ -23,7 +23,7 @@ from askd.evaluation.intervals import (
     tar_metric,
     thin_impostors,
 )
-from askd.evaluation.verification import area, roc, tar_at_far
+from askd.evaluation.roc import area, roc, tar_at_far
 
 
 def repeated(values, weights):

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from askd.evaluation import report
 from askd.evaluation.report import AttentionRow, Row
-from askd.evaluation.verification import roc, score_pairs
+from askd.evaluation.roc import roc
+from askd.evaluation.verification import score_pairs
 
 ROWS = [
     Row(
