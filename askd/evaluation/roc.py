@@ -27,6 +27,16 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return far, tar, np.append(np.inf, rising[thresholds_at])
 
 
+def figures(scores: np.ndarray, same: np.ndarray) -> tuple[float | None, float | None, dict[float, float | None]]:
+    """(AUC, EER, {FAR: TAR}) of scores (P,) with same (P,) bool; all None where there is one class only."""
+    genuine = int(np.count_nonzero(same))
+    impostors = len(same) - genuine
+    if not genuine or not impostors:
+        return None, None, dict.fromkeys(FAR_TARGETS)
+    far, tar, _ = roc(scores, same)
+    return area(far, tar), equal_error_rate(far, tar), tar_at_far(far, tar, impostors)
+
+
 def area(far: np.ndarray, tar: np.ndarray) -> float:
     """Area under a ROC given from (0, 0) to (1, 1), by trapezoids (ties count half)."""
     return float(np.trapezoid(tar, far))

@@ -19,7 +19,7 @@ import numpy as np
 
 from askd.errors import DataError
 from askd.evaluation.cosine import BLOCK, Rows, blocks, pair_dots, squared_norms, unit
-from askd.evaluation.roc import FAR_TARGETS, area, equal_error_rate, roc, tar_at_far
+from askd.evaluation.roc import figures
 
 INSIGHTFACE_GRID = np.arange(0, 4, 0.01)  # squared L2 distances
 ASKD_GRID = np.arange(-10000, 10001) / 10000  # cosines
@@ -80,11 +80,7 @@ def score_pairs(plain: np.ndarray, flipped: np.ndarray, left: np.ndarray, right:
     genuine = int(same.sum())
     impostors = len(same) - genuine
     note = _why_no_accuracy(same, folds)
-    auc = equal = None
-    tars: dict[float, float | None] = dict.fromkeys(FAR_TARGETS)
-    if genuine and impostors:
-        far, tar, _ = roc(scores, same)
-        auc, equal, tars = area(far, tar), equal_error_rate(far, tar), tar_at_far(far, tar, impostors)
+    auc, equal, tars = figures(scores, same)
     if note:
         correct, by_fold, thresholds = None, np.empty(0), np.empty(0)
     else:
