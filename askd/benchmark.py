@@ -1,10 +1,8 @@
-"""Verify the networks of a run folder at every size: figures with intervals, differences that are real, and where each network looks."""
+"""Score the networks of a run folder at every size: figures with intervals, differences that are real, and where each network looks."""
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,44 +12,28 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from askd import __version__, cli
 from askd.data.cards import load_card, open_set
+from askd.data.gallery import IdentificationSet
+from askd.data.native import decode_native
 from askd.data.pairs import PairSet
+from askd.data.sets import EvaluationSet
 from askd.engine.dist import init_from_env
 from askd.engine.precision import choose_precision
 from askd.errors import CheckpointError, RecipeError
-from askd.evaluation import report
-from askd.evaluation.embed import decode_all, embed
-from askd.evaluation.intervals import (
-    Interval, Resamples, accuracy_metric, auc_metric, bootstrap, bootstrap_difference, resample_identities, resample_pairs, thin_impostors,
-)
+from askd.evaluation import figures, report, tables
+from askd.evaluation.differences import compare, differences_markdown, differences_text
+from askd.evaluation.embed import embed_stored
+from askd.evaluation.gather import Lot, gather, images_of
 from askd.evaluation.overlay import look
-from askd.evaluation.verification import Verification, roc, score_pairs
+from askd.evaluation.roc import roc
+from askd.evaluation.scored import SEARCHED, Scored, ScoredPairs, ScoredSearches, score
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering
 from askd.teachers import Frozen, load_backbone, weights_hash
 
-WHAT = "Verify the networks of a run folder at every size of eval.sizes, on every set of eval.sets."
+WHAT = "Score the networks of a run folder at every size of eval.sizes, on every set of eval.sets: pairs, galleries and templates."
 USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
-RESAMPLES = 1000  # of the people, or of the pairs where people are unknown; a fifth where impostors had to be thinned
 ROLES = ("teacher", "baseline", "student")
-
-
-@dataclass
-class Scored:
-    """One network on one set at one size under one protocol; `kept` pairs and their resamples give its intervals."""
-
-    result: Verification
-    same: np.ndarray
-    kept: np.ndarray
-    resamples: Resamples
-
-    def metrics(self) -> dict[str, Callable[[np.ndarray], float]]:
-        """Figure -> function of pair weights, for bootstrap and bootstrap_difference; figures that the set cannot give are absent."""
-        same, scores = self.same[self.kept], self.result.scores[self.kept]
-        found = {"auc": auc_metric(scores, same)} if self.result.auc is not None else {}
-        if self.result.accuracy is not None:
-            found["accuracy"] = accuracy_metric(self.result.correct[self.kept])
-        return found
 
 
 def main(argv: list[str]) -> None:
@@ -73,26 +55,28 @@ def main(argv: list[str]) -> None:
         benchmark(recipe, runs, folder / "benchmark" / f"seed{seed}", device)
 
 
-def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> list[report.Row]:
-    """Score every network on every set of `eval`, print the table and write results.json, results.md and the figures to `out`."""
+def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> None:
+    """Score every network on every set of `eval`, print the tables and write results.json, results.md and the figures to `out`."""
     sets = open_sets(recipe)
     backbones = {role: load_backbone(path)[0] for role, path in runs.items()}
     hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
     networks = {role: Frozen(backbone, device, recipe.compile) for role, backbone in backbones.items()}
-    images, places = pool(sets)
-    resampling = {pairs.name: resamples_of(pairs) for pairs in sets}
-    scored: dict[tuple, Scored] = {}
-    with counting(len(networks) * len(recipe.eval.sizes) * len(images)) as advance:
+    with counting("looking at", sum(len(images_of(one)) for one in sets)) as advance:
+        lots = gather(sets, recipe.eval.sizes, advance)
+    scored: dict[tuple[str, str, report.Size, str], Scored] = {}  # (set, role, size, protocol)
+    notes = {one.name: lot.note for lot in lots for one, _ in lot.sets}
+    with counting("embedding", len(networks) * sum(len(lot.sizes) * len(lot.images) for lot in lots)) as advance:
         for role, network in networks.items():
-            for size in recipe.eval.sizes:
-                embeddings = embed_in(recipe, network, images, size, device, advance)
-                for pairs in sets:
-                    plain, flipped = (side[places[pairs.name]] for side in embeddings)
-                    for protocol in recipe.eval.protocols:
-                        result = score_pairs(plain, flipped, pairs.left, pairs.right, pairs.same, pairs.fold, protocol.name)
-                        scored[pairs.name, role, size, protocol.name] = Scored(result, pairs.same, *resampling[pairs.name])
-    rows = [make_row(*key, entry) for key, entry in scored.items()]
-    differences = compare(recipe, scored)
+            for lot in lots:
+                for size, (plain, mirrored) in embed_lot(recipe, network, lot, device, advance).items():
+                    for one, places in lot.sets:
+                        sides = (plain[places], mirrored[places]) if lot.keeps_both else (plain, None)
+                        for protocol, found in score(one, *sides, [protocol.name for protocol in recipe.eval.protocols]).items():
+                            scored[one.name, role, size, protocol] = found
+    every = [found.row(role, name, size, notes[name]) for (name, role, size, _), found in scored.items()]
+    rows = [row for row in every if isinstance(row, report.Row)]
+    identification = [row for row in every if isinstance(row, report.IdentificationRow)]
+    differences = compare(scored, recipe.data.sizes, recipe.eval.protocols[0].name)
     out.mkdir(parents=True, exist_ok=True)
     context = {
         "recipe": recipe.name, "seed": recipe.seed, "degradation": recipe.data.degradation.name, "trained_at_px": recipe.data.sizes,
@@ -100,19 +84,20 @@ def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.de
         "models": {role: {"path": str(path), "sha256": hashes[role]} for role, path in runs.items()},
         "differences": differences, "versions": {"askd": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
-    report.write_json(out / "results.json", rows, context)
-    (out / "results.md").write_text(report.markdown(rows) + "\n" + differences_markdown(differences))
-    draw(recipe, networks, scored, rows, sets[0], images[places[sets[0].name]], out, device)
+    report.write_json(out / "results.json", rows, context, identification)
+    text = tables.markdown(rows, identification) + "\n" + differences_markdown(differences)
+    report.write_whole(out / "results.md", lambda path: path.write_text(text, encoding="utf-8"))
+    draw_scores(recipe, scored, rows, out)
+    draw_attention(recipe, networks, lots[0], out, device)
     console = Console()
-    for table in report.tables(rows):
+    for table in tables.tables(rows, identification):
         console.print(table)
     if differences:
         print(differences_text(differences))
-    return rows
 
 
-def open_sets(recipe: Recipe) -> list[PairSet]:
-    """The verification sets of `eval.sets`; renders a demo set that is not there."""
+def open_sets(recipe: Recipe) -> list[EvaluationSet]:
+    """The sets of `eval.sets`; renders a demo set that is not there."""
     if not recipe.eval.sets:
         raise RecipeError(f"recipe {recipe.name} has no eval.sets to benchmark on; give eval.sets=[...]")
     card = load_card(recipe.data.set)
@@ -120,131 +105,93 @@ def open_sets(recipe: Recipe) -> list[PairSet]:
     return [open_set(spec, card, recipe.data.path) for spec in recipe.eval.sets]
 
 
-def pool(sets: list[PairSet]) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Every distinct image of all sets, decoded once, uint8 (N, 3, 112, 112), and where each set's images are among them."""
-    index: dict[bytes, int] = {}
-    names, places = [], {}
-    for pairs in sets:
-        for encoded, name in zip(pairs.images, pairs.image_names):
-            if encoded not in index:
-                index[encoded] = len(names)
-                names.append(name)
-        places[pairs.name] = np.array([index[encoded] for encoded in pairs.images])
-    return decode_all(list(index), names), places
+def embed_lot(recipe: Recipe, network: Frozen, lot: Lot, device: torch.device, advance) -> dict[report.Size, tuple]:
+    """{size: (plain, mirrored)}, (N, D) float32 each; or (their sum, None), half the memory, where nothing else is needed.
 
-
-def embed_in(recipe: Recipe, network: Frozen, images, size: int, device: torch.device, advance) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings as training would see the images: the recipe's degradation and precision."""
+    Embedded as training would see the images: the recipe's degradation and precision.
+    """
+    kept: dict[report.Size, tuple] = {}
     with choose_precision(recipe.precision.name, device).autocast():
-        return embed(
-            lambda seen: network(seen).embedding, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch,
-            quantise=recipe.data.quantise, progress=advance,
-        )
+        for size, part, plain, mirrored in embed_stored(
+            lambda seen: network(seen).embedding, lot.images, lot.sizes, recipe.data.degradation.name, device=device,
+            batch=recipe.eval.batch, quantise=recipe.data.quantise,
+        ):
+            if size not in kept:
+                shape = (len(lot.images), plain.shape[1])
+                kept[size] = (np.empty(shape, np.float32), np.empty(shape, np.float32) if lot.keeps_both else None)
+            first, second = kept[size]
+            first[part] = plain if lot.keeps_both else plain + mirrored
+            if lot.keeps_both:
+                second[part] = mirrored
+            advance(len(plain))
+    return kept
 
 
-def resamples_of(pairs: PairSet) -> tuple[np.ndarray, Resamples]:
-    """Which pairs take part (all, or thinned impostors), and how to resample them: people where they are known, else pairs."""
-    kept = thin_impostors(pairs.same)
-    count = RESAMPLES if len(kept) == len(pairs.same) else RESAMPLES // 5
-    if pairs.identity is None:
-        return kept, resample_pairs(pairs.fold[kept], count)
-    return kept, resample_identities(pairs.identity[pairs.left[kept]], pairs.identity[pairs.right[kept]], pairs.same[kept], count)
-
-
-def make_row(set_name: str, role: str, size: int, protocol: str, entry: Scored) -> report.Row:
-    """One line of the report, intervals included."""
-    result = entry.result
-    auc = bootstrap(entry.metrics()["auc"], entry.resamples) if result.auc is not None else None
-    interval = None if auc is None or auc.low is None else (auc.low, auc.high)
-    return report.Row.of(role, set_name, size, result, interval, entry.resamples.unit)
-
-
-def compare(recipe: Recipe, scored: dict[tuple, Scored]) -> list[dict]:
-    """Headroom first (teacher at 112 minus baseline at each training size), then student minus baseline there; paired resamples."""
-    found = []
-    protocol = recipe.eval.protocols[0].name
-    for name in dict.fromkeys(key[0] for key in scored):
-        for size in recipe.data.sizes:
-            for what, first, second in (
-                ("headroom: teacher at 112 px - baseline", ("teacher", 112), ("baseline", size)),
-                ("A-SKD: student - baseline", ("student", size), ("baseline", size)),
-            ):
-                a, b = (scored.get((name, *which, protocol)) for which in (first, second))
-                if a is None or b is None:
-                    continue
-                mine, other = a.metrics(), b.metrics()
-                for figure in sorted(mine.keys() & other.keys()):
-                    interval = bootstrap_difference(mine[figure], other[figure], a.resamples)
-                    found.append({"set": name, "what": what, "size": size, "figure": figure, "protocol": protocol, **as_dict(interval)})
-    return found
-
-
-def as_dict(interval: Interval) -> dict:
-    """An interval as JSON has it."""
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "unit": interval.unit, "level": interval.level}
-
-
-def differences_text(differences: list[dict]) -> str:
-    """One line per difference, in points (hundredths), with its 95 % interval and whether it excludes zero."""
-    lines = []
-    for d in differences:
-        low, high = ("  ?", "  ?") if d["low"] is None else (f"{100 * d['low']:+.2f}", f"{100 * d['high']:+.2f}")
-        real = "" if d["low"] is None or d["low"] <= 0 <= d["high"] else "  *"
-        lines.append(f"{d['set']:<14} {d['size']:>3} px  {d['what']:<40} {d['figure']:<8} {100 * d['value']:+.2f} [{low}, {high}]{real}")
-    return "\n".join(lines + ["(points; 95 % interval; * excludes zero)"]) if lines else ""
-
-
-def differences_markdown(differences: list[dict]) -> str:
-    """The same lines as a code block."""
-    return f"```\n{differences_text(differences)}\n```\n" if differences else ""
-
-
-def draw(
-    recipe: Recipe, networks: dict[str, Frozen], scored: dict[tuple, Scored], rows: list[report.Row], pairs: PairSet,
-    images: torch.Tensor, out: Path, device: torch.device,
-) -> None:
-    """accuracy.png, roc.png and attention.png, on one set and its images."""
-    name, protocol, size = pairs.name, recipe.eval.protocols[0].name, min(recipe.data.sizes)
-    report.plot_resolution([row for row in rows if row.set == name and row.protocol == protocol], out / "accuracy.png")
+def draw_scores(recipe: Recipe, scored: dict[tuple, Scored], rows: list[report.Row], out: Path) -> None:
+    """accuracy.png and roc.png of the first set of pairs, cmc_SET.png of every set that is searched."""
+    protocol, smallest = recipe.eval.protocols[0].name, min(recipe.data.sizes)
+    shown = (("teacher", 112), ("teacher", smallest), ("baseline", smallest), ("student", smallest))
+    shown += tuple((role, report.NATIVE) for role in ROLES)
+    name = next((name for name, _, _, scored_by in scored if scored_by == protocol), None)
+    sized = [row for row in rows if row.set == name and row.protocol == protocol and row.size != report.NATIVE]
+    if sized:
+        figures.plot_resolution(sized, out / "accuracy.png")
     curves = {}
-    for role, at in (("teacher", 112), ("teacher", size), ("baseline", size), ("student", size)):
-        entry = scored.get((name, role, at, protocol))
-        if entry is not None and entry.result.auc is not None:
-            curves[f"{role}, {at} px"] = roc(entry.result.scores, entry.same)[:2]
+    for role, size in shown:
+        found = scored.get((name, role, size, protocol))
+        if isinstance(found, ScoredPairs) and found.result.auc is not None:
+            curves[f"{role}, {report.size_name(size)}"] = roc(found.result.scores, found.same)[:2]
     if curves:
-        report.plot_roc(curves, out / "roc.png", f"{name}, protocol {protocol}")
-    chosen = distinct_faces(pairs, 4)
-    faces = images[chosen]
-    looks = {
-        role: look(network, faces, 112 if role == "teacher" else size, recipe.data.degradation.name, device)
-        for role, network in networks.items()
-    }
-    if all(heat is not None for _, heat in looks.values()):
-        hr = faces.permute(0, 2, 3, 1).numpy()
-        lr = next((seen for role, (seen, _) in looks.items() if role != "teacher"), hr)
-        report.plot_attention([
-            report.AttentionRow(
-                hr[i], lr[i], {role: heat[i] for role, (_, heat) in looks.items() if role == "teacher"},
-                {role: heat[i] for role, (_, heat) in looks.items() if role != "teacher"},
-            ) for i in range(len(chosen))
-        ], out / "attention.png")
+        figures.plot_roc(curves, out / "roc.png", f"{name}, protocol {protocol}")
+    for name in dict.fromkeys(name for name, _, _, scored_by in scored if scored_by == SEARCHED):
+        searched = {(role, size): scored.get((name, role, size, SEARCHED)) for role, size in shown}
+        curves = {
+            f"{role}, {report.size_name(size)}": found.curve
+            for (role, size), found in searched.items() if isinstance(found, ScoredSearches) and len(found.curve)
+        }
+        if curves:
+            figures.plot_cmc(curves, out / f"cmc_{name.replace('/', '_')}.png", name)
 
 
-def distinct_faces(pairs: PairSet, count: int) -> list[int]:
-    """Indices of `count` images spread over the set, of different people where people are known."""
-    if pairs.identity is None:
-        return np.linspace(0, len(pairs.images) - 1, count).astype(int).tolist()
-    _, first = np.unique(pairs.identity, return_index=True)
-    return first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)].tolist()
+def draw_attention(recipe: Recipe, networks: dict[str, Frozen], lot: Lot, out: Path, device: torch.device) -> None:
+    """attention.png: where each network looks, in some faces of a lot's first set, if all of them have maps."""
+    one, places = lot.sets[0]
+    degradation, chosen = recipe.data.degradation.name, places[distinct_faces(one, 4)].tolist()
+    seen = [decode_native(lot.images.encoded(index), lot.images.name(index), degradation) for index in chosen]
+    faces = torch.from_numpy(np.stack(seen).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    size = 112 if report.NATIVE in lot.sizes else min(recipe.data.sizes)
+    looks = {role: look(network, faces, 112 if role == "teacher" else size, degradation, device) for role, network in networks.items()}
+    if any(heat is None for _, heat in looks.values()):
+        return
+    hr = faces.permute(0, 2, 3, 1).numpy()
+    lr = next((seen for role, (seen, _) in looks.items() if role != "teacher"), hr)
+    figures.plot_attention([
+        figures.AttentionRow(
+            hr[i], lr[i], {role: heat[i] for role, (_, heat) in looks.items() if role == "teacher"},
+            {role: heat[i] for role, (_, heat) in looks.items() if role != "teacher"},
+        ) for i in range(len(chosen))
+    ], out / "attention.png")
+
+
+def distinct_faces(one: EvaluationSet, count: int) -> list[int]:
+    """Indices of `count` images spread over the set (over its probes, where it has some), of different people where people are known."""
+    if isinstance(one, PairSet):
+        shown, people = np.arange(len(one.images)), one.identity
+    elif isinstance(one, IdentificationSet):
+        shown, people = one.probe, one.identity[one.probe]
+    else:
+        shown, people = np.arange(len(one.images)), one.subject[one.template]
+    first = np.arange(len(shown)) if people is None else np.unique(people, return_index=True)[1]
+    return shown[first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]].tolist()
 
 
 class counting:
     """A progress bar over images on a terminal, silence elsewhere; gives the function that advances it."""
 
-    def __init__(self, total: int):
-        columns = (TextColumn("benchmark"), BarColumn(), TextColumn("{task.completed}/{task.total} images"), TimeRemainingColumn())
+    def __init__(self, doing: str, total: int):
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} images"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task("benchmark", total=total)
+        self.task = self.bar.add_task(doing, total=total)
 
     def __enter__(self):
         self.bar.start()

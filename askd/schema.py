@@ -18,7 +18,7 @@ Reduction = Enum("Reduction", "mean sum")
 Optimizer = Enum("Optimizer", "sgd adamw")
 Schedule = Enum("Schedule", "constant multistep polynomial cosine")
 Initialiser = Enum("Initialiser", "default xavier")
-Protocol = Enum("Protocol", "insightface askd")
+Protocol = Enum("Protocol", "insightface askd exact")
 After = Enum("After", "benchmark export")
 
 
@@ -133,11 +133,12 @@ class Train:
 @dataclass
 class Eval:
     sets: list[str] = field(default_factory=list)
-    """Verification sets of the benchmark: names from the dataset's card, `card/name`, or a .bin file."""
+    """Sets of the benchmark (pairs, gallery and probes, templates): a name from the dataset's card, `card/name`,
+    or the path of a .bin, a .csv of pairs, or a folder."""
     sizes: list[int] = field(default_factory=lambda: [112, 56, 28, 14])
-    """Pixels: image sizes to verify at."""
+    """Pixels: image sizes to score at; a set with images of other sizes than 112x112 is scored once, as it is, brought to 112x112."""
     protocols: list[Protocol] = field(default_factory=lambda: [Protocol.insightface, Protocol.askd])
-    """How pairs are scored."""
+    """How pairs are scored: the field's two ways, or exact (thresholds among the scores themselves); the first is compared by."""
     during: list[str] = field(default_factory=list)
     """Verification sets scored during training, at the training sizes; `holdout` is the held-out identities (all pairs, AUC)."""
     every_epochs: float = 1.0

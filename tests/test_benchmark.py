@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -11,12 +12,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from askd import benchmark as benchmark_module
-from askd.benchmark import differences_text, distinct_faces, main, resamples_of
+from askd.benchmark import distinct_faces, main
+from askd.data.cards import load_card, open_set
 from askd.data.decode import decode_rgb
-from askd.data.degrade import degrade
+from askd.data.degrade import degrade, upsample
 from askd.data.pairs import NO_FOLD, PairSet, read_bin, write_bin
+from askd.data.gallery import NOBODY, IdentificationSet, TemplateSet
 from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError, RecipeError
+from askd.evaluation.differences import differences_text
+from askd.evaluation.gather import Encoded
 from askd.teachers import load_backbone, weights_hash
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
@@ -80,6 +85,84 @@ def test_numbers_are_those_by_hand(runs, world, tmp_path):  # noqa: F811
     assert {path.name for path in (runs / "benchmark" / "seed0").iterdir()} == {
         "results.json", "results.md", "accuracy.png", "roc.png", "attention.png",
     }
+
+
+@pytest.fixture
+def opened(world, monkeypatch):  # noqa: F811
+    """Sets made of the rendered verification faces, 20 people of 3 images, in place of what `eval.sets` would read from disk."""
+    pairs = open_set("verify", load_card(str(world.card)), str(world.data))
+    order = np.argsort(pairs.identity, kind="stable")
+    faces = [pairs.images[i] for i in order]
+    _, first, identity = np.unique(pairs.identity[order], return_index=True, return_inverse=True)
+    small = []
+    for number, face in enumerate(faces):
+        shrunk = cv2.resize(cv2.imdecode(np.frombuffer(face, np.uint8), cv2.IMREAD_COLOR), (24 + number % 5, 30), interpolation=cv2.INTER_AREA)
+        small.append(cv2.imencode(".png", shrunk)[1].tobytes())
+    gallery, probe = first[:15], np.setdiff1d(np.arange(len(faces)), first)  # five people have no image in the gallery
+    known = identity.copy()
+    known[first[14]] = NOBODY  # and one in it is a distractor, so the probes of that person have no mate
+    names = [f"face {i}" for i in range(len(faces))]
+    left, right = np.triu_indices(20, 1)
+    pooled = TemplateSet(
+        "pooled", Encoded(faces, names), np.where(np.isin(np.arange(len(faces)), first), identity, 20 + identity),
+        np.zeros(len(faces), int), np.tile(np.arange(20), 2), np.append(left, np.arange(20)), np.append(right, np.arange(20) + 20),
+        np.append(np.zeros(len(left), bool), np.ones(20, bool)), np.arange(20, 40), [np.arange(10), np.arange(10, 20)],
+    )
+    sets = {
+        "verify": pairs, "gallery": IdentificationSet("gallery", Encoded(faces, names), probe, gallery, known),
+        "small": IdentificationSet("small", Encoded(small, names), probe, gallery, known), "pooled": pooled,
+    }
+    monkeypatch.setattr(benchmark_module, "open_set", lambda spec, card, path: sets[spec])
+    return sets
+
+
+def test_searches_and_templates_are_those_by_hand(runs, opened, tmp_path, capsys):
+    arguments = [str(runs), "precision=fp32", "eval.sizes=[112,14]", "eval.protocols=[exact]", "eval.batch=16"]
+    main([*arguments, "eval.sets=[gallery,small,pooled,verify]"])
+    printed = capsys.readouterr().out
+    out = runs / "benchmark" / "seed0"
+    text = (out / "results.json").read_text()
+    results = json.loads(text)
+    searched = {(r["set"], r["model"], r["size"]): r for r in results["identification"]}
+    assert set(searched) == {
+        (name, role, size) for role in ROLES for name, sizes in (("gallery", (112, 14)), ("small", ("native",)), ("pooled", (112, 14)))
+        for size in sizes
+    }
+    assert {(r["set"], r["protocol"]) for r in results["rows"]} == {("verify", "exact"), ("pooled", "templates")}
+    assert {path.name for path in out.iterdir()} == {
+        "results.json", "results.md", "accuracy.png", "roc.png", "attention.png", "cmc_gallery.png", "cmc_small.png", "cmc_pooled.png",
+    }
+    for role in ROLES:
+        network = load_backbone(runs / role / "seed0")[0].eval()
+        for name, size in (("gallery", 112), ("gallery", 14), ("small", "native")):
+            one = opened[name]
+            images = [torch.from_numpy(decoded(data)).permute(2, 0, 1)[None] for data in one.images.images]
+            seen = torch.cat([upsample(image) if size == "native" else degrade(image, size, "bicubic") for image in images])
+            with torch.inference_mode():
+                seen = (seen - 127.5) / 127.5
+                embedding = (network(seen) + network(seen.flip(3))).double().numpy()
+            embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+            cosine = embedding[one.probe] @ embedding[one.gallery].T
+            mate = one.identity[one.probe][:, None] == one.identity[one.gallery]
+            mated = mate.any(1)
+            rank_1 = np.mean([hit[best] for hit, best in zip(mate[mated], cosine[mated].argmax(1))])
+            mine = searched[name, role, size]
+            assert mine["figures"]["rank-1"] == pytest.approx(rank_1, abs=1.01 / mated.sum())  # one probe on an edge
+            assert (mine["probes"], mine["mated"], mine["candidates"], mine["gallery"]) == (40, [28], [15], [15])
+            assert mine["figures"]["TPIR @ FPIR 0.1"] is not None and mine["figures"]["TPIR @ FPIR 0.01"] is None
+            assert "12 probes without a mate" in mine["note"] and ("resized to 112x112" in mine["note"]) == (size == "native")
+        assert searched["pooled", role, 112]["mated"] == [10, 10]
+    gain, = (d for d in results["context"]["differences"] if (d["set"], d["figure"]) == ("small", "rank-1"))
+    assert gain["size"] == "native" and gain["value"] == pytest.approx(
+        searched["small", "student", "native"]["figures"]["rank-1"] - searched["small", "baseline", "native"]["figures"]["rank-1"])
+    for what in ("small: identification", "rank-1", "FPIR 0.1", "native", "pooled: TAR (%) @ FAR 0.0001"):
+        assert what in printed and ("rank-1" in (out / "results.md").read_text())
+    main([*arguments, "eval.sets=[gallery,small,pooled,verify]"])
+    assert (out / "results.json").read_text() == text
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.ascontiguousarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1])
 
 
 @pytest.fixture
@@ -155,13 +238,6 @@ def test_faces_to_show_are_of_different_people():
     assert len(chosen) == 3 and len({int(pairs.identity[i]) for i in chosen}) == 3
     assert len(distinct_faces(pairs, 9)) == 4  # there are no more people
     assert distinct_faces(pair_set(None, [0], [1], 9), 3) == [0, 4, 8]
-
-
-def test_people_are_resampled_where_they_are_known():
-    kept, known = resamples_of(pair_set([0, 0, 1, 1], [0, 2, 0, 1], [1, 3, 2, 3], 4))
-    assert known.unit == "identity" and kept.tolist() == [0, 1, 2, 3]
-    _, unknown = resamples_of(pair_set(None, [0, 1, 2], [1, 2, 3], 4))
-    assert unknown.unit == "pair"
 
 
 def test_differences_in_words():

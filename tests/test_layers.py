@@ -83,8 +83,9 @@ def test_verbs_can_be_run():
             assert 'if __name__ == "__main__":' in path.read_text(), path
 
 
-def test_scoring_is_numpy_only():
-    assert outside(PACKAGE / "evaluation" / "verification.py") <= {"numpy", *sys.stdlib_module_names}
+@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals"])
+def test_scoring_is_numpy_only(name):
+    assert outside(PACKAGE / "evaluation" / f"{name}.py") <= {"numpy", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("folder", ["runtime", "data/cards.py"])

@@ -27,6 +27,11 @@ def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
     if size != (SIZE, SIZE):
         raise DataError(f"{name}: is {size[0]}x{size[1]} pixels (width x height), expected an aligned face of "
                         f"{SIZE}x{SIZE}; align the photographs first")
+    return decode_sized(encoded, name)
+
+
+def decode_sized(encoded: bytes, name: str) -> np.ndarray:
+    """The same for an image whose size `encoded_size` has told and the caller accepts: uint8 (H, W, 3) RGB."""
     # OpenCV before 5 fills what a truncated JPEG lacks with grey.
     whole = encoded.startswith(_PNG) or encoded.rfind(b"\xff\xd9") > 0
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS) if whole else None

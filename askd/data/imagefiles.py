@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from askd.data.folder import read_file
+from askd.data.folder import read_image
 
 
 class ImageFiles:
@@ -17,7 +17,7 @@ class ImageFiles:
 
     def encoded(self, index: int) -> bytes:
         """The file, as it is."""
-        return read_file(self.paths[index])
+        return read_image(self.paths[index])
 
     def name(self, index: int) -> str:
         """Its path."""

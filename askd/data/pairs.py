@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from askd.data.faces import FaceSet
-from askd.data.folder import READ, counted, found, protocol_rows, read_file
+from askd.data.folder import READ, counted, found, protocol_rows, read_file, read_image
 from askd.data.unpickle import PickledArray, read_plain_pickle
 from askd.errors import DataError
 
@@ -126,7 +126,7 @@ def pairs_of_files(
                 files.append(find(image, row))
             indices[row, side] = positions[image]
     identity = None if person is None else np.unique([person(image) for image in positions], return_inverse=True)[1].astype(np.int32)
-    return PairSet(name, [read_file(file) for file in files], *indices.T.copy(), same, fold, identity, list(map(str, files)))
+    return PairSet(name, [read_image(file) for file in files], *indices.T.copy(), same, fold, identity, list(map(str, files)))
 
 
 def find_image(stem: Path, line: str, root: Path) -> Path:

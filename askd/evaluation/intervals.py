@@ -92,6 +92,27 @@ def resample_pairs(fold: np.ndarray, count: int = 1000, seed: int = 0) -> Resamp
     return Resamples("pair", len(fold), count, draw)
 
 
+def resample_probes(identity: np.ndarray, count: int = 1000, seed: int = 0) -> Resamples:
+    """Resamples of the people of P probes, against a gallery that stays as it is.
+
+    identity: (P,), negative for a probe of nobody known, who then is a person of their own.
+    """
+    identity = np.asarray(identity)
+    if identity.ndim != 1 or len(identity) == 0:
+        raise ValueError(f"identity must be (P,) with at least one probe, got {identity.shape}")
+    strangers = np.flatnonzero(identity < 0)
+    person = np.unique(identity, return_inverse=True)[1]
+    person[strangers] = len(identity) + np.arange(len(strangers))
+    people, person = np.unique(person, return_inverse=True)
+
+    def draw() -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            yield np.bincount(rng.integers(len(people), size=len(people)), minlength=len(people)).astype(np.float64)[person]
+
+    return Resamples("identity", len(identity), count, draw)
+
+
 def thin_impostors(same: np.ndarray, limit: int = 300_000, seed: int = 0) -> np.ndarray:
     """Indices, rising, of all genuine pairs and of at most `limit` impostors drawn without replacement.
 

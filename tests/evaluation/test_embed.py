@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from askd.data.degrade import degrade
+from askd.data.degrade import degrade, upsample
 from askd.errors import DataError, TrainingError
-from askd.evaluation.embed import decode_all, embed
+from askd.evaluation.embed import decode_all, embed, embed_stored
+from askd.evaluation.report import NATIVE
 
 CPU = torch.device("cpu")
 
@@ -61,13 +62,62 @@ def test_mirroring_comes_after_the_degradation(images):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 128])
-def test_batches_do_not_matter_and_are_counted(images, batch):
-    counted = []
-    plain, mirrored = embed(Linear(), images, 14, "bicubic", device=CPU, batch=batch, progress=counted.append)
+def test_batches_do_not_matter(images, batch):
+    plain, mirrored = embed(Linear(), images, 14, "bicubic", device=CPU, batch=batch)
     whole = embed(Linear(), images, 14, "bicubic", device=CPU)
     np.testing.assert_allclose(plain, whole[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(mirrored, whole[1], rtol=1e-4, atol=1e-4)
-    assert sum(counted) == 5 and max(counted) <= batch
+
+
+class Reads:
+    """Stored images that note which were read, and when."""
+
+    def __init__(self, faces):
+        self.files = [cv2.imencode(".png", rgb[..., ::-1])[1].tobytes() for rgb in faces]
+        self.read = []
+
+    def __len__(self):
+        return len(self.files)
+
+    def encoded(self, index):
+        self.read.append(index)
+        return self.files[index]
+
+    def name(self, index):
+        return f"set: image {index}"
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "random"])
+def test_stored_images_are_decoded_once_for_all_sizes(images, degradation):
+    stored = Reads(images.permute(0, 2, 3, 1).numpy())
+    found = {112: [], 14: []}
+    for size, part, plain, mirrored in embed_stored(Linear(), stored, [112, 14], degradation, device=CPU, batch=2):
+        assert max(stored.read) < part.stop + 2  # a batch ahead, no more
+        found[size].append((part, plain, mirrored))
+    assert sorted(stored.read) == [0, 1, 2, 3, 4]
+    for size, batches in found.items():
+        assert [part for part, _, _ in batches] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+        for side, whole in enumerate(embed(Linear(), images, size, degradation, device=CPU), 1):
+            np.testing.assert_allclose(np.concatenate([batch[side] for batch in batches]), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_native_images_are_enlarged_and_not_degraded():
+    rng = np.random.default_rng(0)
+    faces = [rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8) for height, width in ((14, 14), (20, 16), (112, 112))]
+    model = Linear()
+    (size, part, plain, _), = embed_stored(model, Reads(faces), [NATIVE], "bicubic", device=CPU)
+    assert (size, part) == (NATIVE, slice(0, 3))
+    for index, face in enumerate(faces):
+        seen = (upsample(torch.from_numpy(face).permute(2, 0, 1)[None], "bicubic") - 127.5) / 127.5
+        np.testing.assert_allclose(plain[index], model(seen)[0].numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_names_the_stored_image_that_cannot_be_read(images):
+    stored = Reads(images.permute(0, 2, 3, 1).numpy())
+    stored.files[3] = stored.files[3][:50]
+    for sizes in ([14], [NATIVE]):
+        with pytest.raises(DataError, match="set: image 3"):
+            list(embed_stored(Linear(), stored, sizes, "bicubic", device=CPU, batch=2))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

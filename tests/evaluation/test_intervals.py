@@ -19,11 +19,12 @@ from askd.evaluation.intervals import (
     mean_and_t_interval,
     resample_identities,
     resample_pairs,
+    resample_probes,
     t_quantile,
     tar_metric,
     thin_impostors,
 )
-from askd.evaluation.verification import area, roc, tar_at_far
+from askd.evaluation.roc import area, roc, tar_at_far
 
 
 def repeated(values, weights):
@@ -183,3 +184,24 @@ def test_arrays_that_do_not_fit_together_are_refused():
         resample_pairs(np.array([]))
     with pytest.raises(ValueError, match="without NaN"):
         auc_metric(np.array([0.1, np.nan]), np.array([True, False]))
+
+
+def test_probes_of_a_person_are_drawn_together_and_strangers_alone():
+    identity = np.array([5, 5, -1, 2, -1, 5])
+    resamples = resample_probes(identity, count=300)
+    drawn = np.array(list(resamples))
+    assert resamples.unit == "identity" and drawn.shape == (300, 6)
+    assert (drawn[:, 0] == drawn[:, 1]).all() and (drawn[:, 0] == drawn[:, 5]).all()
+    assert (drawn[:, 2] != drawn[:, 4]).any()
+    assert (drawn[:, [0, 2, 3, 4]].sum(1) == 4).all()  # four people, each time four draws
+    np.testing.assert_array_equal(drawn, list(resamples))
+
+
+@pytest.mark.parametrize("per_person", [1, 3])
+def test_the_interval_of_a_rate_over_people_covers_as_often_as_it_says(per_person):
+    rng, true, covered = np.random.default_rng(1), 0.7, 0
+    for trial in range(300):
+        hit = np.repeat(rng.random(80) < true, per_person)  # a person's probes succeed or fail together
+        interval = bootstrap(accuracy_metric(hit), resample_probes(np.repeat(np.arange(80), per_person), 200, seed=trial))
+        covered += interval.low <= true <= interval.high
+    assert 0.90 <= covered / 300 <= 0.98

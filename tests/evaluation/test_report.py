@@ -10,9 +10,11 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from askd.evaluation import report
-from askd.evaluation.report import AttentionRow, Row
-from askd.evaluation.verification import roc, score_pairs
+from askd.evaluation import figures, report, tables
+from askd.evaluation.figures import AttentionRow
+from askd.evaluation.report import NATIVE, IdentificationRow, Row
+from askd.evaluation.roc import roc
+from askd.evaluation.verification import score_pairs
 
 ROWS = [
     Row(
@@ -60,7 +62,7 @@ def printed(table, width=80):
 
 
 def test_terminal_table_shows_every_cell_and_fits():
-    text = printed(report.table(ROWS, "demo", "insightface"))
+    text = printed(tables.table(ROWS, "demo", "insightface"))
     assert max(map(len, text.splitlines())) <= 80
     lines = [line.split() for line in text.splitlines()]
     assert ["1x", "8x"] in lines and ["model", "112", "px", "14", "px"] in lines
@@ -70,21 +72,21 @@ def test_terminal_table_shows_every_cell_and_fits():
     ] in lines  # rounded, not cut
     assert "protocol insightface, 300 genuine + 300 impostor pairs" in text
     six = [Row("student (A-SKD)", "demo", size, "askd", 0.9, 0.1, 0.9) for size in (112, 56, 28, 24, 14, 7)]
-    assert max(map(len, printed(report.table(six, "demo", "askd"), 100).splitlines())) <= 100
-    assert printed(report.table(six, "demo", "askd"), 100).count("90.00 ±10.00") == 6
+    assert max(map(len, printed(tables.table(six, "demo", "askd"), 100).splitlines())) <= 100
+    assert printed(tables.table(six, "demo", "askd"), 100).count("90.00 ±10.00") == 6
 
 
 def test_a_missing_figure_is_a_dash_with_its_reason():
-    text = printed(report.table([WITHOUT_FOLDS], "all pairs", "askd"))
+    text = printed(tables.table([WITHOUT_FOLDS], "all pairs", "askd"))
     assert "0.9123" in text and "0.9000–0.9200" in text and "4.7x" in text and "no folds: no accuracy" in text
     both = [*ROWS[:1], Row("student", "demo", 14, "insightface")]
     assert (
-        printed(report.table(both, "demo", "insightface")).count("–") == 6
+        printed(tables.table(both, "demo", "insightface")).count("–") == 6
     )  # two empty cells and two without figures, but for 98.77
 
 
 def test_markdown_holds_every_figure():
-    text = report.markdown([*ROWS, WITHOUT_FOLDS])
+    text = tables.markdown([*ROWS, WITHOUT_FOLDS])
     assert "| teacher | 98.77 ±1.25 / 0.9800 | 75.00 ±1.25 / 0.8000 |" in text
     assert "| student | 14 | 0.9000 | 0.8900–0.9100 | 5.00 | 90.00 | too few pairs |" in text
     assert (
@@ -137,11 +139,11 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
 
 def test_figures_are_written_and_have_ink(tmp_path):
-    report.plot_resolution([*ROWS, WITHOUT_FOLDS], tmp_path / "resolution.png")
+    figures.plot_resolution([*ROWS, WITHOUT_FOLDS], tmp_path / "resolution.png")
     rng, same = np.random.default_rng(0), np.arange(400) < 100
     curves = {name: roc(rng.normal(size=400) + gap * same, same)[:2] for name, gap in [("teacher", 2), ("student", 1)]}
-    report.plot_roc(curves, tmp_path / "roc.png", "demo, 8x")
-    for name, colours in [("resolution.png", report.COLOURS[:2]), ("roc.png", report.COLOURS[:2])]:
+    figures.plot_roc(curves, tmp_path / "roc.png", "demo, 8x")
+    for name, colours in [("resolution.png", figures.COLOURS[:2]), ("roc.png", figures.COLOURS[:2])]:
         pixels = np.rint(imread(tmp_path / name)[..., :3] * 255).astype(int)
         for colour in colours:
             wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
@@ -153,7 +155,7 @@ def test_attention_lies_on_the_face_it_belongs_to(tmp_path):
     grey = np.full((112, 112, 3), 120, np.uint8)
     left_half, nowhere = np.zeros((14, 14)), np.zeros((7, 7))
     left_half[:, :7] = 1
-    report.plot_attention(
+    figures.plot_attention(
         [AttentionRow(grey, grey, {"teacher": left_half}, {"student": nowhere})], tmp_path / "attention.png"
     )
     pixels = imread(tmp_path / "attention.png")[..., :3]
@@ -168,16 +170,16 @@ def test_attention_lies_on_the_face_it_belongs_to(tmp_path):
 
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="two rows for teacher on demo at 112 px"):
-        report.tables([ROWS[0], ROWS[0]])
+        tables.tables([ROWS[0], ROWS[0]])
     with pytest.raises(ValueError, match="at least one row"):
-        report.markdown([])
+        tables.markdown([])
     with pytest.raises(ValueError, match="there are 'demo' under 'insightface'"):
-        report.table(ROWS, "lfw", "askd")
+        tables.table(ROWS, "lfw", "askd")
     face = np.zeros((112, 112, 3), np.uint8)
     with pytest.raises(ValueError, match=r"\(H, W\) in \[0, 1\]"):
-        report.plot_attention([AttentionRow(face, face, {"teacher": np.full((7, 7), 2.0)}, {})], tmp_path / "a.png")
+        figures.plot_attention([AttentionRow(face, face, {"teacher": np.full((7, 7), 2.0)}, {})], tmp_path / "a.png")
     with pytest.raises(ValueError, match="the same models"):
-        report.plot_attention(
+        figures.plot_attention(
             [AttentionRow(face, face, {"teacher": np.zeros((7, 7))}, {}), AttentionRow(face, face, {}, {})],
             tmp_path / "a",
         )

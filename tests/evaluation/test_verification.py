@@ -1,4 +1,4 @@
-"""Both protocols against the formulas written down naively, ROC figures against scikit-learn and by hand."""
+"""All protocols against the formulas written down naively, ROC figures against scikit-learn and by hand."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from askd.errors import DataError
+from askd.evaluation.roc import FAR_TARGETS, area, equal_error_rate, roc, tar_at_far
 from askd.evaluation.verification import (
     ASKD_GRID,
-    FAR_TARGETS,
     INSIGHTFACE_GRID,
-    area,
     askd_threshold,
-    equal_error_rate,
+    exact_threshold,
     insightface_correct,
-    roc,
     score_pairs,
-    tar_at_far,
 )
 
 
@@ -65,7 +62,23 @@ def naive_askd(plain, flipped, left, right, same, fold):
     return accuracies, thresholds, scores
 
 
-NAIVE = {"insightface": naive_insightface, "askd": naive_askd}
+def naive_exact(plain, flipped, left, right, same, fold):
+    embedding = unit(plain.astype(np.float64) + flipped.astype(np.float64))
+    cosine = np.sum(embedding[left] * embedding[right], 1)
+
+    def accuracy(threshold, chosen):
+        return np.mean((cosine[chosen] >= threshold) == same[chosen])
+
+    accuracies, thresholds = [], []
+    for k in range(fold.max() + 1):
+        train, test = fold != k, fold == k
+        best = max(accuracy(t, train) for t in cosine[train])
+        thresholds.append(max(t for t in cosine[train] if accuracy(t, train) == best))
+        accuracies.append(accuracy(thresholds[-1], test))
+    return accuracies, thresholds, cosine
+
+
+NAIVE = {"insightface": naive_insightface, "askd": naive_askd, "exact": naive_exact}
 
 
 def world(seed, pairs=200, images=120, dim=16, folds=10, noise=1.0, offset=0.5):
@@ -104,7 +117,7 @@ def test_equal_to_the_naive_transcription(protocol, seed):
     st.integers(2, 4),
     st.integers(3, 8),
     st.integers(1, 3),
-    st.sampled_from(["insightface", "askd"]),
+    st.sampled_from(["insightface", "askd", "exact"]),
 )
 def test_equal_with_ties_duplicates_and_scores_on_the_grid(seed, folds, images, dim, protocol):
     rng = np.random.default_rng(seed)
@@ -181,6 +194,25 @@ def test_askd_by_hand():
     assert result.thresholds == pytest.approx((-0.91215, 0.63955), abs=1e-12)
     assert result.fold_accuracies == (0.5, 0.5)
     assert result.auc == 0.75  # of the four genuine-impostor couples only (-0.83, 0.38) is in the wrong order
+
+
+def test_exact_by_hand():
+    # The pairs of the insightface table, cosines 0.8660, 0, 0.6428, -0.5. Fold 0 learns on {0.6428 genuine, -0.5
+    # impostor}: 0.6428 itself decides both rightly. Fold 1 on {0.8660, 0}: 0.8660, which refuses its own genuine pair.
+    embedding = at(0, 30, 90, 50, 120)
+    left, right = np.array([0, 0, 0, 0]), np.array([1, 2, 3, 4])
+    same, fold = np.array([True, False, True, False]), np.array([0, 0, 1, 1])
+    result = score_pairs(embedding, embedding, left, right, same, fold, "exact")
+    assert result.thresholds == pytest.approx((np.cos(np.radians(50)), np.cos(np.radians(30))), abs=1e-7)
+    assert result.thresholds == (result.scores[2], result.scores[0])
+    assert result.fold_accuracies == (1.0, 0.5)
+
+
+def test_exact_takes_the_highest_of_equally_good_thresholds():
+    # 0.9 and 0.7 decide four of six rightly, the others fewer.
+    scores, same = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1]), np.array([True, False, True, False, False, True])
+    walked = [np.sum((scores >= t) == same) for t in scores]
+    assert walked == [4, 3, 4, 3, 2, 3] and exact_threshold(scores, same) == 0.9
 
 
 def test_askd_counts_a_score_on_the_threshold_as_wrong():
@@ -289,8 +321,8 @@ def test_a_collapsed_model_has_no_centred_cosine():
 
 def test_arrays_that_do_not_fit_together_are_refused():
     plain, flipped, left, right, same, fold = world(0)
-    with pytest.raises(ValueError, match="choose from insightface, askd"):
-        score_pairs(plain, flipped, left, right, same, fold, "exact")
+    with pytest.raises(ValueError, match="choose from insightface, askd, exact"):
+        score_pairs(plain, flipped, left, right, same, fold, "ijb")
     with pytest.raises(ValueError, match=r"got \(120, 16\) and \(119, 16\)"):
         score_pairs(plain, flipped[1:], left, right, same, fold, "askd")
     with pytest.raises(ValueError, match="at least one pair"):
