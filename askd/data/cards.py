@@ -25,7 +25,7 @@ class TrainingFiles:
     """Where the training faces lie under the dataset's folder."""
 
     images: str = "."
-    """Folder that holds train.rec, or one folder of images per identity."""
+    """Folder or file of the training set, in any format that askd.data.faces.open_faces takes."""
     people: Optional[str] = None
     """List of the people to train on, in LFW's format; null: everybody."""
 

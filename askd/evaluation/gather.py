@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from askd.data.gallery import IdentificationSet, Images, TemplateSet
+from askd.data.gallery import IdentificationSet, Images
 from askd.data.native import native_size
 from askd.data.pairs import PairSet
 from askd.data.sets import EvaluationSet

@@ -1,7 +1,6 @@
 """IResNet (Duta et al. 2020; the face-recognition layout of ArcFace) with an attention module at the end of every residual branch."""
 from __future__ import annotations
 
-import torch
 from timm.models import register_model
 from torch import Tensor, nn
 

@@ -117,7 +117,7 @@ def test_lfw_beside_its_pairs(dataset):
 def test_names_that_mean_no_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=re.escape(f"empty: holds no evaluation set; looked for Protocol/Pair_list_F.txt")):
+    with pytest.raises(DataError, match=re.escape("empty: holds no evaluation set; looked for Protocol/Pair_list_F.txt")):
         open_set("empty", load_card("lfw"))
     with pytest.raises(DataError, match="lfw has no evaluation set 'none'; It has devtest, .* or of a folder with an evaluation set"):
         open_set("none", load_card("lfw"))
