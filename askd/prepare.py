@@ -5,6 +5,7 @@ import difflib
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from askd.data.classes import FILE as CLASSES
 from askd.data.contact_sheet import contact_sheet, write_png
 from askd.data.detector import Detector
 from askd.data.faces import open_faces
-from askd.data.inspect import BinImages, look_through, open_images
+from askd.data.inspect import look_through, open_images
 from askd.data.inventory import lines_of, table
 from askd.data.pairs import PairSet, read_lfw_pairs
 from askd.data.portrait import Portrait
@@ -46,7 +47,7 @@ class Job:
 
     detector: str = MISSING
     """File of an InsightFace detector with landmarks: scrfd_2.5g_bnkps.onnx, or det_10g.onnx of its packs."""
-    processes: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Each with a detector of its own."""
     on_bad_image: BadImage = BadImage.fail
     """An unreadable photograph: fail, or skip (without_face.txt lists it)."""
@@ -88,6 +89,7 @@ def main(argv: list[str]) -> None:
     if len(paths) != len(action.paths.split()) or any(path.startswith("-") for path in paths):
         raise RecipeError(f"usage: python -m askd.prepare {_usage(argv[0])}, got {' '.join(argv)}")
     options = parse(action, dict(option.groups() for option in given if option is not None))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what is unfinished is cleared away
     action.run(*(Path(path).expanduser() for path in paths), *options)
 
 
@@ -144,9 +146,15 @@ def inspect(path: Path, inspection: Inspection) -> None:
     """`inspect PATH`; exit status 1 if something is wrong"""
     card = None if inspection.card is None else load_card(inspection.card)
     detector = None if inspection.detector is None else Detector(Path(inspection.detector).expanduser(), sizes=(128,))
-    images = open_images(path)
-    with counting("looking at") as progress:
-        seen = look_through(images, threads=len(os.sched_getaffinity(0)), progress=progress)
+    try:
+        images = open_images(path)
+    except DataError as error:
+        if not path.exists():
+            raise
+        print(f"{WRONG:<6} {error}")
+        sys.exit(1)
+    with counting("looking") as progress:
+        seen = look_through(images, threads=os.cpu_count() or 1, progress=progress)
     findings = judge(images, seen, detector)
     if card is not None:
         findings += [compare_with_card(images, card.title, card.identities, card.images)]
@@ -154,8 +162,7 @@ def inspect(path: Path, inspection: Inspection) -> None:
     for finding in findings:
         print("\n".join(lines_of(finding)))
     if inspection.out is not None and seen.whole:
-        labels = None if isinstance(images, BinImages) else images.labels
-        write_png(Path(inspection.out), contact_sheet(images, seen.whole, labels, inspection.sizes, inspection.seed))
+        write_png(Path(inspection.out).expanduser(), contact_sheet(images, seen.whole, inspection.sizes, inspection.seed))
         print(f"contact sheet: {inspection.out}")
     if any(finding.verdict == WRONG for finding in findings):
         sys.exit(1)
@@ -169,6 +176,7 @@ ACTIONS = {
     "pairs": Action("PROTOCOL IMAGES OUT.bin", "LFW's pairs.txt or pairsDev*.txt -> an InsightFace .bin", pairs),
     "inspect": Action("SET", "counts, broken and double images, RGB order, alignment; exit status 1 if something is wrong", inspect, (Inspection,)),
 }
+_SECONDS_A_LINE = 60
 _LIMITS = {  # least, most; for lists of each number
     "threshold": (0, 1), "min_face": (0, math.inf), "detector_sizes": (32, 4096), "quality": (1, 100), "processes": (1, 1024),
     "sizes": (1, 112), "seed": (0, 2**63 - 1),
@@ -238,11 +246,25 @@ def help_text(argv: list[str]) -> str:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on standard error, for as long as it is worked; advance it with (done, total)."""
+    """Shows (done, total) on standard error with the time left: as a bar, or, where that is no terminal, as a line a minute."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        first: tuple[float, int] | None = None  # when work began, and what had been done before
+        said = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            nonlocal first, said
+            bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            first = first or (now, done)
+            if not console.is_terminal and now - said >= _SECONDS_A_LINE:
+                left = (total - done) * (now - first[0]) / max(done - first[1], 1)
+                print(f"{what}: {done:,} of {total:,}, {left / 60:.0f} minutes left", file=sys.stderr, flush=True)
+                said = now
+
+        yield advance
 
 
 if __name__ == "__main__":

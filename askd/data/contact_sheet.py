@@ -11,7 +11,8 @@ import torch
 
 from askd.data.decode import SIZE
 from askd.data.degrade import degrade
-from askd.data.gallery import Images
+from askd.data.faces import FaceSet
+from askd.data.inspect import BinImages
 from askd.data.photograph import decode_photograph
 from askd.errors import DataError
 
@@ -21,12 +22,13 @@ _GAP, _TEXT = 8, 14  # pixels
 _INK, _PAPER = (60, 60, 60), 255
 
 
-def contact_sheet(images: Images, whole: Sequence[int], labels: np.ndarray | None, sizes: Sequence[int], seed: int = 0) -> np.ndarray:
-    """uint8 (H, W, 3) RGB: FACES images drawn from the indices `whole`, of different identities as far as there are (labels (N,)).
+def contact_sheet(images: FaceSet | BinImages, whole: Sequence[int], sizes: Sequence[int], seed: int = 0) -> np.ndarray:
+    """uint8 (H, W, 3) RGB: FACES images drawn from the indices `whole`, of different identities as far as there are.
 
-    Left in each group the image as it is, then bicubic degradations to each of `sizes` pixels and back; below it number and file. An image
+    Left in each group the image as it is, then bicubic degradations to each of `sizes` pixels and back; below it identity and file. An image
     that is not 112x112 is shown shrunk to fit, on grey, and is not degraded.
     """
+    labels = None if isinstance(images, BinImages) else images.labels
     chosen = _draw(np.asarray(whole, np.int64), labels, seed)
     groups = [_group(decode_photograph(images.encoded(index), images.name(index)), sizes) for index in chosen]
     across = -(-len(groups) // _ROWS)
@@ -35,7 +37,8 @@ def contact_sheet(images: Images, whole: Sequence[int], labels: np.ndarray | Non
     for number, (index, group) in enumerate(zip(chosen, groups)):
         top, left = _TEXT + _GAP + number // across * height, _GAP + number % across * width
         sheet[top:top + SIZE, left:left + group.shape[1]] = group
-        _write(sheet, f"{index}: {Path(images.name(index)).name}", left, top + SIZE + _TEXT - 4, group.shape[1])
+        identity = "" if labels is None else f"{images.class_names[labels[index]]}: "
+        _write(sheet, identity + Path(images.name(index)).name, left, top + SIZE + _TEXT - 4, group.shape[1])
     for column in range(across):
         for place, size in enumerate((SIZE, *sizes)):
             _write(sheet, f"{size} px", _GAP + column * width + place * SIZE, _TEXT - 2, SIZE)

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import Any
@@ -33,7 +33,7 @@ def in_processes(worker: tuple[Callable, tuple], items: Iterable, processes: int
     try:
         waiting: deque = deque()
         for item in items:
-            waiting.append(pool.submit(_apply, item))
+            waiting.append(_submit(pool, item))
             if len(waiting) >= processes * _IN_FLIGHT:
                 yield waiting.popleft().result()
         while waiting:
@@ -44,9 +44,17 @@ def in_processes(worker: tuple[Callable, tuple], items: Iterable, processes: int
         pool.shutdown(cancel_futures=True)
 
 
+def _submit(pool: ProcessPoolExecutor, item: Any) -> Future:
+    """Submitting starts processes, which inherit what is blocked: Ctrl-C reaches this process alone, and them not even while they import."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_apply, item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(make: Callable, arguments: tuple) -> None:
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _work = make(*arguments)
