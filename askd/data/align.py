@@ -203,7 +203,7 @@ def _read_journal(path: Path) -> Iterator[tuple[str, list[str] | None, str]]:
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             photo, row, reason = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):
             raise DataError(f"{path}:{number}: is damaged; delete the file to have its photographs aligned again") from None
         yield photo, row, reason
 
