@@ -50,12 +50,13 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
-        os.replace(unfinished, path)
+        try:
+            unfinished.write_bytes(cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write {path} ({error.strerror}); choose another out=") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _draw(whole: np.ndarray, labels: np.ndarray | None, seed: int) -> list[int]:

@@ -85,15 +85,16 @@ def pack_pairs(pairs: PairSet, file: Path) -> None:
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for order in (np.arange(len(pairs)), np.argsort(pairs.fold, kind="stable")):
-            write_bin(unfinished, [(pairs.images[pairs.left[i]], pairs.images[pairs.right[i]], bool(pairs.same[i])) for i in order])
-            if _same(read_bin(unfinished), pairs, order):
-                os.replace(unfinished, file)
-                return
+        try:
+            for order in (np.arange(len(pairs)), np.argsort(pairs.fold, kind="stable")):
+                write_bin(unfinished, [(pairs.images[pairs.left[i]], pairs.images[pairs.right[i]], bool(pairs.same[i])) for i in order])
+                if _same(read_bin(unfinished), pairs, order):
+                    os.replace(unfinished, file)
+                    return
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write {file} ({error.strerror}); make room, or choose another place") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     raise DataError(f"{pairs.name}: its folds are not ten of equal length, and a .bin can hold no others; use the protocol as it is")
 
 

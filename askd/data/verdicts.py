@@ -1,7 +1,7 @@
 """What is wrong with a set, and what is as it should be, in plain sentences."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,7 +61,7 @@ def _broken(seen: Seen) -> Finding:
 def _sizes(images: Images, seen: Seen) -> Finding:
     other = sum(seen.sizes.values()) - len(seen.faces)
     if other:
-        return Finding(WRONG, f"{other:,} images are not {SIZE}x{SIZE}: not aligned, and not to be trained on; align them first")
+        return Finding(WRONG, f"{_count(range(other), 'image')} not of {SIZE}x{SIZE} pixels: not aligned, and not to be trained on; align first")
     return Finding(OK, f"every {'whole ' if seen.broken else ''}image is {SIZE}x{SIZE}")
 
 
@@ -140,7 +140,7 @@ def _measured(images: Images, seen: Seen, detector: Detector, most: int = 300) -
     return Finding(OK, f"aligned: {said}") if rate >= 0.5 and mean <= FARTHEST else Finding(WRONG, f"not aligned to the ArcFace template: {said}")
 
 
-def _count(things: list | np.ndarray, word: str) -> str:
+def _count(things: Sized, word: str) -> str:
     return f"{len(things):,} {word}{'s' * (len(things) != 1)}"
 
 
