@@ -21,7 +21,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from askd import cli
 from askd.data import repack
-from askd.data.align import WITHOUT
 from askd.data.align import align as align_faces
 from askd.data.cards import load_card
 from askd.data.classes import FILE as CLASSES
@@ -30,6 +29,7 @@ from askd.data.detector import Detector
 from askd.data.faces import open_faces
 from askd.data.inspect import look_through, open_images
 from askd.data.inventory import lines_of, table
+from askd.data.notes import WITHOUT
 from askd.data.pairs import PairSet, read_lfw_pairs
 from askd.data.portrait import Portrait
 from askd.data.verdicts import WRONG, compare_with_card, judge
@@ -102,8 +102,8 @@ def align(photos: Path, faces: Path, job: Job, portrait: Portrait) -> None:
             skip_bad=job.on_bad_image is BadImage.skip, progress=progress,
         )
     new, seconds = done.photographs - done.done_before, time.perf_counter() - started
-    print(f"{faces}: {done.faces:,} faces of {done.photographs:,} photographs ({done.done_before:,} done before; {new:,} in {seconds:.0f} s, "
-          f"{new / seconds:.1f} a second)")
+    print(f"{faces}: {done.faces:,} faces of {done.photographs:,} photographs ({done.done_before:,} done before; {new:,} in "
+          f"{seconds:.0f} s, {new / seconds:.1f} a second)")
     if done.faces:
         print(f"landmarks lie {done.distance:.2f} pixels from the template on average (landmarks.csv)")
     if done.reasons:
@@ -169,12 +169,17 @@ def inspect(path: Path, inspection: Inspection) -> None:
 
 
 ACTIONS = {
-    "align": Action("PHOTOS FACES", "photographs in identity folders -> faces of 112x112, ArcFace's template; stopped, it goes on", align,
-                    (Job, Portrait)),
-    "pack": Action("SET FOLDER", "identity folders -> train.rec, train.idx, property and classes.txt (names in the order of class ids)", pack),
-    "unpack": Action("REC FOLDER", "RecordIO -> identity folders, named by classes.txt where it lies beside the .rec", unpack),
+    "align": Action(
+        "PHOTOS FACES", "photographs in identity folders -> faces of 112x112, ArcFace's template; stopped, it goes on",
+        align, (Job, Portrait)),
+    "pack": Action(
+        "SET FOLDER", "identity folders -> train.rec, train.idx, property and classes.txt (names in the order of class ids)", pack),
+    "unpack": Action(
+        "REC FOLDER", "RecordIO -> identity folders, named by classes.txt where it lies beside the .rec", unpack),
     "pairs": Action("PROTOCOL IMAGES OUT.bin", "LFW's pairs.txt or pairsDev*.txt -> an InsightFace .bin", pairs),
-    "inspect": Action("SET", "counts, broken and double images, RGB order, alignment; exit status 1 if something is wrong", inspect, (Inspection,)),
+    "inspect": Action(
+        "SET", "counts, broken and double images, RGB order, alignment; exit status 1 if something is wrong",
+        inspect, (Inspection,)),
 }
 _SECONDS_A_LINE = 60
 _LIMITS = {  # least, most; for lists of each number

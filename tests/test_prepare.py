@@ -15,7 +15,7 @@ from askd.data.folder import FolderSet
 from askd.data.portrait import Choose, Portrait
 from askd.data.synthetic import render_face
 from askd.prepare import ACTIONS, Inspection, Job, parse
-from tiny import run, start
+from tiny import PATIENCE, run, start
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -119,14 +119,14 @@ def test_stopped_by_a_signal_it_leaves_no_half(sent, faces, tmp_path):
     """Unpacking many images is interrupted: neither the folder nor a part of it stays."""
     for person in range(3):
         (tmp_path / "many" / str(person)).mkdir(parents=True)
-        for number in range(4000):
+        for number in range(1500):
             os.link(faces / "person 0" / "0.jpg", tmp_path / "many" / str(person) / f"{number}.jpg")
     assert run("prepare", "pack", tmp_path / "many", tmp_path / "rec", cwd=tmp_path).status == 0
     process = start("prepare", "unpack", tmp_path / "rec", tmp_path / "out", cwd=tmp_path)
     while process.is_alive() and not list(tmp_path.glob(".out.*.tmp")):
         time.sleep(0.01)
     os.kill(process.pid, sent)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == 128 + sent and "Traceback" not in (tmp_path / "err.txt").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"many", "rec", "out.txt", "err.txt"}
 

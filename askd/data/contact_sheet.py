@@ -25,8 +25,8 @@ _INK, _PAPER = (60, 60, 60), 255
 def contact_sheet(images: FaceSet | BinImages, whole: Sequence[int], sizes: Sequence[int], seed: int = 0) -> np.ndarray:
     """uint8 (H, W, 3) RGB: FACES images drawn from the indices `whole`, of different identities as far as there are.
 
-    Left in each group the image as it is, then bicubic degradations to each of `sizes` pixels and back; below it identity and file. An image
-    that is not 112x112 is shown shrunk to fit, on grey, and is not degraded.
+    Left in each group the image as it is, then bicubic degradations to each of `sizes` pixels and back; below it identity
+    and file. An image that is not 112x112 is shown shrunk to fit, on grey, and is not degraded.
     """
     labels = None if isinstance(images, BinImages) else images.labels
     chosen = _draw(np.asarray(whole, np.int64), labels, seed)

@@ -22,12 +22,13 @@ def table(path: Path, images: FaceSet | BinImages, seen: Seen) -> list[str]:
         lines.append(f"  pairs        {len(images.pairs):>12,}  {genuine:,} genuine, {len(images.pairs) - genuine:,} impostor")
     else:
         each = np.bincount(images.labels)
-        lines.append(f"  identities   {len(each):>12,}  images of each: least {each.min():,}, median {np.median(each):g}, most {each.max():,}")
+        spread = f"least {each.min():,}, median {np.median(each):g}, most {each.max():,}"
+        lines.append(f"  identities   {len(each):>12,}  images of each: {spread}")
         lines += _histogram(each)
     for word, counter in (("pixels", Counter({f"{w}x{h}": n for (w, h), n in seen.sizes.items()})), ("format", seen.formats)):
         lines += [f"  {word:<12} {count:>12,}  {name}" for name, count in counter.most_common(5)]
-        rest = len(counter) - 5
-        lines += [f"  {'':<12} {sum(counter.values()) - sum(n for _, n in counter.most_common(5)):>12,}  of {rest} other sizes"] * (rest > 0)
+        others = counter.most_common()[5:]
+        lines += [f"  {'':<12} {sum(count for _, count in others):>12,}  of {len(others)} other sizes"] * bool(others)
     return lines
 
 

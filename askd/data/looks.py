@@ -30,7 +30,7 @@ def red_minus_blue(rgb: np.ndarray) -> float:
 def eyes_in_place(rgb: np.ndarray) -> bool:
     """Whether dark eyes in lighter skin stand out most at the template's place in a face (112, 112, 3), among nine places.
 
-    The others: 12 pixels to each side, 0.7 and 1.4 times the size, 25 degrees either way. By chance alone it would be true once in nine times.
+    The others: 12 pixels to each side, 0.7 and 1.4 times the size, 25 degrees either way. By chance it is true once in nine.
     """
     spots = cv2.blur(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (_SPOT, _SPOT)).astype(np.float32)
     seen = spots[_PLACES[..., 1], _PLACES[..., 0]]  # (9, 6)

@@ -22,14 +22,15 @@ class Portrait:
     """What decides which face is taken from a photograph, and what its file holds."""
 
     choose: Choose = Choose.prominent
-    """Of several faces: prominent (largest product of box area and closeness of its centre to the photograph's, 1 there, 0 in a corner), largest
-    (box area), central, or only (photographs of several people are left out)."""
+    """Of several faces: prominent (largest product of box area and closeness of its centre to the photograph's, 1 there,
+    0 in a corner), largest (box area), central, or only (photographs of several people are left out)."""
     min_face: int = 20
     """Pixels: faces whose box is narrower or lower count as none."""
     threshold: float = 0.5
     """Least score, 0..1, at which the detector's finds are faces."""
     detector_sizes: list[int] = field(default_factory=lambda: [128, 640])
-    """Pixels: the photograph is fitted into squares of these sides for the detector; one small square is fast, a large one finds small faces."""
+    """Pixels: the photograph is fitted into squares of these sides for the detector; one small square is fast, a large
+    one finds small faces."""
     format: Format = Format.jpg
     """jpg, or png: without loss, six times the size."""
     quality: int = 95

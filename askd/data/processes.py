@@ -45,7 +45,7 @@ def in_processes(worker: tuple[Callable, tuple], items: Iterable, processes: int
 
 
 def _submit(pool: ProcessPoolExecutor, item: Any) -> Future:
-    """Submitting starts processes, which inherit what is blocked: Ctrl-C reaches this process alone, and them not even while they import."""
+    """Submitting starts processes, which inherit what is blocked: Ctrl-C reaches this one alone, them not even at start."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_apply, item)

@@ -43,11 +43,11 @@ def pack(faces: FaceSet, folder: Path, progress: Progress | None = None) -> None
 
 
 def unpack(records: FaceSet, classes: Path, folder: Path, progress: Progress | None = None) -> None:
-    """Write <identity>/000001.jpg|png ... to `folder`, all of them or nothing: identities by the names in the file `classes`, or, where
-    there is none, by label, padded with zeros so that sorting keeps the ids.
+    """Write <identity>/000001.jpg|png ... to `folder`, all of them or nothing.
 
-    An identity's images are numbered in the order of their records. DataError where `folder` holds something, where a label has no name, and
-    for a record that is no JPEG or PNG.
+    Identities are named by the file `classes`, or, where there is none, by label, padded with zeros so that sorting keeps
+    the ids; an identity's images are numbered in the order of their records. DataError where `folder` holds something,
+    where a label has no name, and for a record that is no JPEG or PNG.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there already; choose a new folder")

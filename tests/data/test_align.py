@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from askd.data import align as module
-from askd.data.align import COLUMNS, align
+from askd.data.align import align
 from askd.data.detector import Detector, Faces
 from askd.data.landmarks import TEMPLATE
+from askd.data.notes import COLUMNS, Notes
 from askd.data.portrait import Format, Portrait
 from askd.errors import DataError
 
@@ -98,7 +99,7 @@ def test_stopped_anywhere_it_goes_on(stop_after, killed, photos, tmp_path, monke
     faces = photos.parent / "faces"
     with monkeypatch.context() as patch:
         if killed:  # nothing more is written; the line being written is cut short
-            patch.setattr(module._Notes, "__exit__", lambda notes, *_: notes._journal.close())
+            patch.setattr(Notes, "__exit__", lambda notes, *_: notes._journal.close())
         with pytest.raises(KeyboardInterrupt):
             run(photos, progress=stop)
     if killed:

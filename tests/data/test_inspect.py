@@ -74,7 +74,8 @@ def test_broken_images_are_named_and_counted_once(folder):
 def test_duplicates(folder):
     (folder / "p1" / "again.png").write_bytes((folder / "p1" / "0.png").read_bytes())
     note, = verdicts(folder)[NOTE]
-    assert note.text.startswith("1 image more than once under one identity") and note.names == [f"{folder}/p1/0.png = {folder}/p1/again.png"]
+    assert note.text.startswith("1 image more than once under one identity")
+    assert note.names == [f"{folder}/p1/0.png = {folder}/p1/again.png"]
     (folder / "p2" / "stolen.png").write_bytes((folder / "p0" / "3.png").read_bytes())
     wrong = only_wrong(folder)
     assert wrong.text.startswith("1 image under several identities") and wrong.names == [f"{folder}/p0/3.png = {folder}/p2/stolen.png"]
@@ -134,7 +135,8 @@ def test_pairs(rendered, tmp_path):
     assert not verdicts(tmp_path / "good.bin")[WRONG]
     write_bin(tmp_path / "bad.bin", [(a, b, True), (a, a, False), (c, c, True)])
     assert only_wrong(tmp_path / "bad.bin").names == [
-        f"pair 1: {tmp_path}/bad.bin: image 0 twice, said to be two people", f"pair 2: {tmp_path}/bad.bin: image 4 twice, said to be one person"]
+        f"pair 1: {tmp_path}/bad.bin: image 0 twice, said to be two people",
+        f"pair 2: {tmp_path}/bad.bin: image 4 twice, said to be one person"]
     write_bin(tmp_path / "genuine.bin", [(a, b, True)])
     assert any("every pair is genuine" in note.text for note in verdicts(tmp_path / "genuine.bin")[NOTE])
     images = open_images(tmp_path / "bad.bin")

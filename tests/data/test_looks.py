@@ -52,7 +52,8 @@ def test_eyes_of_aligned_faces_are_in_place(faces):
 
 
 @pytest.mark.parametrize("how", [
-    {"x": 8}, {"x": -8}, {"y": 8}, {"y": -8}, {"y": 16}, {"turn": 15}, {"turn": -15}, {"turn": 90}, {"turn": 180}, {"scale": 0.7}, {"scale": 1.3},
+    {"x": 8}, {"x": -8}, {"y": 8}, {"y": -8}, {"y": 16}, {"turn": 15}, {"turn": -15}, {"turn": 90}, {"turn": 180},
+    {"scale": 0.7}, {"scale": 1.3},
 ], ids=str)
 def test_eyes_of_misplaced_faces_are_not(how, faces):
     assert eyes(moved(faces, **how)) < EYES_IN_PLACE - 0.1

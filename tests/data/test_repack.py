@@ -37,7 +37,8 @@ def make_folder(root: Path, people: dict[str, dict[str, bytes]]) -> Path:
 
 names = st.text(st.characters(exclude_characters="/\\\n", min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda name: not name.startswith(".") and len(name.encode()) < 200)
-images = st.builds(lambda whole, tail: whole + tail, st.sampled_from([JPEG, PNG]), st.lists(st.sampled_from([MAGIC_WORD, b"\0", b"xyz"])).map(b"".join))
+tails = st.lists(st.sampled_from([MAGIC_WORD, b"\0", b"xyz"])).map(b"".join)
+images = st.builds(lambda whole, tail: whole + tail, st.sampled_from([JPEG, PNG]), tails)
 
 
 @settings(deadline=None, max_examples=40)
@@ -83,7 +84,8 @@ def test_labels_with_gaps_take_the_name_of_their_line(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    (b"a\n\nb\n", ":2: '' cannot be a folder"), (b"../x\n", ":1: '../x' cannot"), (b"a/b\n", ":1: 'a/b' cannot"), (b".hidden\n", "cannot be"),
+    (b"a\n\nb\n", ":2: '' cannot be a folder"), (b"../x\n", ":1: '../x' cannot"), (b"a/b\n", ":1: 'a/b' cannot"),
+    (b".hidden\n", "cannot be"),
     (b"a\nb\na\n", ":3: a stands in line 1 already"), (b"\xff\n", "byte 0 is not UTF-8"), (b"", ":1: '' cannot"), (b"a\0\n", "cannot be"),
 ])
 def test_hostile_classes(text, said, tmp_path):
@@ -130,7 +132,8 @@ def pair_set(fold, same) -> PairSet:
     count = len(same)
     distinct = [JPEG + number.to_bytes(2, "big") for number in range(count + 1)]
     left = np.arange(count, dtype=np.int32)
-    return PairSet("mine", distinct, left, left + 1, np.asarray(same, bool), np.asarray(fold, np.int16), None, list(map(str, range(count + 1))))
+    names = list(map(str, range(count + 1)))
+    return PairSet("mine", distinct, left, left + 1, np.asarray(same, bool), np.asarray(fold, np.int16), None, names)
 
 
 def test_pairs_in_order_of_their_folds(tmp_path):
