@@ -10,11 +10,17 @@ from askd.errors import AskdError
 from askd.recipe import help_text
 
 
-def run(verb: str, what: str, main: Callable[[list[str]], None], usage: str = "recipe=NAME [key=value ...]") -> None:
-    """Run `main(arguments)`; exits 0, 2 for what the user can mend, 130 or 143 for an interrupt or a termination."""
+def run(
+    verb: str, what: str, main: Callable[[list[str]], None], usage: str = "recipe=NAME [key=value ...]",
+    help: Callable[[list[str]], str] | None = None,
+) -> None:
+    """Run `main(arguments)`; exits 0, 2 for what the user can mend, 130 or 143 for an interrupt or a termination.
+
+    `help(arguments)`: what --help prints, for a verb whose keys are not a recipe's.
+    """
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help", "help") for argument in arguments):
-        print(help_text(verb, what, usage))
+        print(help(arguments) if help else help_text(verb, what, usage))
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

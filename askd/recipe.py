@@ -94,7 +94,7 @@ def help_text(verb: str, what: str, usage: str) -> str:
     for name, path in list_resources("recipes").items():
         lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
     lines += ["", "keys (default)"]
-    for key, default, doc in _documented(Recipe, ""):
+    for key, default, doc in documented(Recipe, ""):
         lines += [f"  {key} ({default})", f"      {doc}"]
     return "\n".join(lines)
 
@@ -210,7 +210,7 @@ def _check_values(recipe: Recipe) -> None:
         need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
 
 
-def _field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
     """The string literal that follows each field of a dataclass in its source."""
     body = ast.parse(inspect.getsource(cls)).body[0].body
     docs = {}
@@ -220,8 +220,8 @@ def _field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def _documented(cls: type, prefix: str):
-    docs, schema, defaults = _field_docs(cls), _schema(cls), cls()
+def documented(cls: type, prefix: str):
+    docs, schema, defaults = field_docs(cls), _schema(cls), cls()
     for entry in fields(cls):
         kind, default = _inner(schema[entry.name]), getattr(defaults, entry.name)
         if isinstance(kind, type) and issubclass(kind, Enum):
@@ -233,6 +233,6 @@ def _documented(cls: type, prefix: str):
         if is_dataclass(kind):
             if entry.name in docs:
                 yield prefix + entry.name, default, docs[entry.name]
-            yield from _documented(kind, f"{prefix}{entry.name}.")
+            yield from documented(kind, f"{prefix}{entry.name}.")
         else:
             yield prefix + entry.name, default, docs[entry.name]
