@@ -23,6 +23,7 @@ from askd import cli
 from askd.data import repack
 from askd.data.align import align as align_faces
 from askd.data.cards import load_card
+from askd.data.cfp import SPLITS, read_cfp
 from askd.data.classes import FILE as CLASSES
 from askd.data.contact_sheet import contact_sheet, write_png
 from askd.data.detector import Detector
@@ -30,6 +31,7 @@ from askd.data.faces import open_faces
 from askd.data.inspect import look_through, open_images
 from askd.data.inventory import lines_of, table
 from askd.data.notes import WITHOUT
+from askd.data.paircsv import read_pair_csv
 from askd.data.pairs import PairSet, read_lfw_pairs
 from askd.data.portrait import Portrait
 from askd.data.verdicts import WRONG, compare_with_card, judge
@@ -138,7 +140,13 @@ def pairs(protocol: Path, images: Path, out: Path) -> None:
 
 
 def read_protocol(protocol: Path, images: Path) -> PairSet:
-    """The pairs that a protocol file describes."""
+    """The pairs that a protocol describes: a .csv, CFP's Protocol/Split/FF or FP, or else one of LFW's files."""
+    if protocol.suffix == ".csv":
+        return read_pair_csv(protocol, images)
+    if protocol.is_dir():
+        if protocol.name not in SPLITS:
+            raise DataError(f"{protocol}: is a folder; for CFP's pairs name its Protocol/Split/{' or Protocol/Split/'.join(SPLITS)}")
+        return read_cfp(protocol.parent.parent, images, protocol.name)
     return read_lfw_pairs(images, protocol)
 
 
@@ -176,7 +184,7 @@ ACTIONS = {
         "SET FOLDER", "identity folders -> train.rec, train.idx, property and classes.txt (names in the order of class ids)", pack),
     "unpack": Action(
         "REC FOLDER", "RecordIO -> identity folders, named by classes.txt where it lies beside the .rec", unpack),
-    "pairs": Action("PROTOCOL IMAGES OUT.bin", "LFW's pairs.txt or pairsDev*.txt -> an InsightFace .bin", pairs),
+    "pairs": Action("PROTOCOL IMAGES OUT.bin", "LFW's pairs.txt or pairsDev*.txt, a .csv, or CFP's Protocol/Split/FP -> an InsightFace .bin", pairs),
     "inspect": Action(
         "SET", "counts, broken and double images, RGB order, alignment; exit status 1 if something is wrong",
         inspect, (Inspection,)),

@@ -5,6 +5,7 @@ import ast
 import os
 import signal
 import time
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from askd.data.folder import FolderSet
+from askd.data.pairs import read_bin
 from askd.data.portrait import Choose, Portrait
 from askd.data.synthetic import render_face
-from askd.prepare import ACTIONS, Inspection, Job, parse
+from askd.errors import DataError
+from askd.prepare import ACTIONS, Inspection, Job, pairs, parse
 from tiny import PATIENCE, run, start
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,6 +97,37 @@ def test_pairs(faces, tmp_path):
     (tmp_path / "pairs.txt").write_text("2\na\t1\t2\nb\t1\t3\na\t1\tb\t2\na\t3\tb\t3\n")
     done = run("prepare", "pairs", tmp_path / "pairs.txt", tmp_path / "images", tmp_path / "mine.bin", cwd=tmp_path)
     assert (done.status, done.out) == (0, f"{tmp_path}/mine.bin: 4 pairs, 2 of them genuine\n")
+
+
+def test_pairs_of_other_protocols(faces, tmp_path):
+    """A CSV and CFP's FP give what their own readers give: read_bin finds the same bytes, labels and order."""
+    one, two = (f"person {i}/{i + 1}.jpg" for i in (0, 1))
+    (tmp_path / "mine.csv").write_text(f"{one},person 0/2.jpg,1\n{one},{two},0\n")
+    pairs(tmp_path / "mine.csv", faces, tmp_path / "csv.bin")
+    read = read_bin(tmp_path / "csv.bin")
+    assert read.same.tolist() == [True, False]
+    assert [read.images[i] for i in (*read.left, *read.right)] == [
+        (faces / name).read_bytes() for name in (one, one, "person 0/2.jpg", two)]
+
+    protocol, kinds = tmp_path / "Protocol", ("frontal", "profile")
+    protocol.mkdir()
+    for person, kind in product(range(2), kinds):
+        copy = tmp_path / "aligned" / f"{person:03d}" / kind / "01.jpg"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes((faces / f"person {person}" / f"{1 + kinds.index(kind)}.jpg").read_bytes())
+    for letter, kind in zip("FP", kinds):
+        (protocol / f"Pair_list_{letter}.txt").write_text("".join(f"{i + 1} x/{i:03d}/{kind}/01.jpg\n" for i in range(2)))
+    for fold in range(1, 11):
+        folder = protocol / "Split" / "FP" / f"{fold:02d}"
+        folder.mkdir(parents=True)
+        (folder / "same.txt").write_text("2,2\n")
+        (folder / "diff.txt").write_text("1,2\n")
+    pairs(protocol / "Split" / "FP", tmp_path / "aligned", tmp_path / "cfp.bin")
+    read = read_bin(tmp_path / "cfp.bin")
+    assert read.same.tolist() == [True, False] * 10 and read.fold.tolist() == [fold for fold in range(10) for _ in range(2)]
+    assert read.images[read.right[0]] == (faces / "person 1/2.jpg").read_bytes()
+    with pytest.raises(DataError, match="Protocol/Split/FF or Protocol/Split/FP"):
+        pairs(protocol, tmp_path / "aligned", tmp_path / "none.bin")
 
 
 def test_inspect_says_it_by_status_too(faces, tmp_path):
