@@ -1,6 +1,7 @@
 """One command, to the end: what it leaves on disk, what it refuses to do twice, and being killed changes no bit."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -113,6 +114,8 @@ def test_run_folder_says_how_it_came_about(distilled, monkeypatch):  # noqa: F81
         meta = json.loads((folder / "meta.json").read_text())
         names = (folder / "classes.txt").read_text().splitlines()
         assert names == [str(person) for person in range(12)] and meta["classes"] == 12 and meta["images"] == 48
+        assert meta["class_ids"] == hashlib.sha256((folder / "classes.txt").read_bytes()).hexdigest()
+        assert meta["training"]["skipped_images"] == 0
         assert meta["sizes"] == ([112] if role == "teacher" else [14])
         assert meta["training"]["step"] == STEPS and meta["degradation"] == "bicubic"
         recipe = load([f"recipe={folder / 'recipe.yaml'}"])

@@ -25,6 +25,7 @@ from askd.errors import DataError
 MIRROR, SIZE, KERNEL_DOWN, KERNEL_UP, HR_AUGMENT, IS_LOW, LOW_SIZE, _OF_THE_SAMPLER, LR_AUGMENT, REPLACEMENT = range(10)
 LOW_SIZES = range(22, SIDE)  # a fifth of the face's side up to all of it, as AdaFace draws
 ONE_IN_LOW = 5
+IN_CACHE = 16  # images that a CPU core degrades at a time, so that what is made of them on the way stays in its cache
 REPLACEMENTS = 20  # images tried in place of one that cannot be read, half of them of the same person
 
 
@@ -173,9 +174,9 @@ def _channels_last(images: np.ndarray | None) -> Tensor | None:
     return None if images is None else torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def to_unit(image: Tensor) -> Tensor:
-    """0..255 -> float32 [-1, 1], the (x - 127.5) / 127.5 of InsightFace."""
-    return (image - 127.5).div_(127.5)
+def to_unit(image: Tensor, out: Tensor | None = None) -> Tensor:
+    """0..255 -> float32 [-1, 1], the (x - 127.5) / 127.5 of InsightFace; into `out` if given."""
+    return torch.sub(image, 127.5, out=out).div_(127.5)
 
 
 def prepare(batch: Batch, device: torch.device, degradation: str, quantise: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,13 +185,20 @@ def prepare(batch: Batch, device: torch.device, degradation: str, quantise: bool
     An LR image that was augmented is only enlarged: it is 8 bit already, whatever `quantise` says.
     """
     image, label = (tensor.to(device, non_blocking=True) for tensor in batch[:2])
-    hr = to_unit(image)
-    if batch.lr is None and bool((batch.size == SIDE).all()):
-        return hr, hr, label
-    size = int(batch.size[0]) if bool((batch.size == batch.size[0]).all()) else batch.size
-    kernels = batch.kernels if degradation == "random" else None
-    if batch.lr is None:
-        lr = degrade(image, size, degradation, draws=kernels, quantise=quantise)
-    else:
-        lr = upsample_corners(batch.lr.to(device, non_blocking=True), size, degradation, draws=kernels)
-    return hr, to_unit(lr), label
+    corners = None if batch.lr is None else batch.lr.to(device, non_blocking=True)
+    if bool((batch.size == SIDE).all()):
+        hr = to_unit(image)
+        return hr, hr if corners is None else to_unit(corners), label
+    hr, lr = (torch.empty_like(image, dtype=torch.float32) for _ in range(2))
+    piece = IN_CACHE if device.type == "cpu" else len(image)
+    for rows in (slice(start, start + piece) for start in range(0, len(image), piece)):
+        size, kernels = batch.size[rows], batch.kernels[rows] if degradation == "random" else None
+        if bool((size == size[0]).all()) and size[0] != SIDE:
+            size = int(size[0])
+        to_unit(image[rows], out=hr[rows])
+        if corners is None:
+            degraded = degrade(image[rows], size, degradation, draws=kernels, quantise=quantise)
+        else:
+            degraded = upsample_corners(corners[rows], size, degradation, draws=kernels)
+        to_unit(degraded, out=lr[rows])
+    return hr, lr, label
