@@ -41,14 +41,14 @@ class Data:
     quantise: bool = False
     """Round the LR image to 8 bits before it is upsampled, as a stored image would be."""
     augment: Augment = Augment.flip
-    """What happens to training images: flip mirrors half of them, and so do adaface (crop and colours of the HR image, low resolution of
-    the student's; a fifth of the images each) and surveillance (colours of the HR image; blur, noise and JPEG of the student's, at LR size)."""
+    """What happens to training images: flip mirrors half of them, and so do adaface (a fifth each: crop and colours of the HR image, low
+    resolution of the student's) and surveillance (colours of the HR image; blur, noise and JPEG of the student's, at LR size)."""
     sampler: Sampler = Sampler.shuffle
     """Batches of a permutation, of people with data.images_per_identity images each, or of as many genuine as impostor pairs (ABE)."""
     images_per_identity: Optional[int] = None
     """Images of each person in a batch, for data.sampler=identities and nothing else."""
     on_bad_image: OnBadImage = OnBadImage.fail
-    """An image that cannot be read ends the training, or is skipped: counted, and replaced by another, of the same person if there is one."""
+    """An image that cannot be read ends the training, or is skipped: counted, and replaced by another of the person, or else of anyone."""
     workers: int = 2
     """Processes that read and decode; 0 does it in the training process."""
 

@@ -236,7 +236,8 @@ def test_other_class_ids_are_not_resumed(world, tmp_path):  # noqa: F811
     for person in range(6):
         (tmp_path / "faces" / f"person {person}").mkdir(parents=True)
         for image in range(2):
-            cv2.imwrite(str(tmp_path / "faces" / f"person {person}" / f"{image}.png"), np.full((112, 112, 3), 20 * person + image, np.uint8))
+            pixels = np.full((112, 112, 3), 20 * person + image, np.uint8)
+            cv2.imwrite(str(tmp_path / "faces" / f"person {person}" / f"{image}.png"), pixels)
     card = yaml.safe_load(world.card.read_text())
     del card["render"], card["sets"]
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(card | {"expects": []}))

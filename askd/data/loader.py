@@ -52,8 +52,9 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, faces: FaceSet, *, batch: int, sizes: Sequence[int], augment: str = "flip", degradation: str = "bicubic", sampler: str = "shuffle",
-        images_per_identity: int | None = None, skip_bad: bool = False, seed: int = 0, workers: int = 0, rank: int = 0, world: int = 1,
+        self, faces: FaceSet, *, batch: int, sizes: Sequence[int], augment: str = "flip", degradation: str = "bicubic",
+        sampler: str = "shuffle", images_per_identity: int | None = None, skip_bad: bool = False, seed: int = 0,
+        workers: int = 0, rank: int = 0, world: int = 1,
     ):
         self.sampler = make_sampler(sampler, faces.labels, batch, seed, images_per_identity)
         if batch % (self.sampler.unit * world):

@@ -1,10 +1,10 @@
 """Which images make up batch number k: a function of k alone, so that a run resumes at any step and ranks need not talk.
 
-| sampler      | a batch                                            | what is even                                               |
-|--------------|----------------------------------------------------|------------------------------------------------------------|
-| `shuffle`    | the next images of a permutation                   | every image once an epoch                                  |
-| `identities` | P people, K images of each                         | every person once a round of all people, whoever has how many images |
-| `pairs`      | as many genuine as impostor pairs (ABE: 16 and 16) | genuine pairs over the people with two or more images, impostors over all |
+| sampler      | a batch                                            | what is even                                         |
+|--------------|----------------------------------------------------|------------------------------------------------------|
+| `shuffle`    | the next images of a permutation                   | images: each once an epoch                           |
+| `identities` | P people, K images of each                         | people: each once a round, however many images       |
+| `pairs`      | as many genuine as impostor pairs (ABE: 16 and 16) | people: with two or more images in genuine pairs, all in the others |
 
 An epoch is as many batches as `shuffle` has. The last incomplete batch of an epoch, or of a round, is dropped.
 """
@@ -75,7 +75,7 @@ class Identities:
 
     def __init__(self, labels: np.ndarray, batch: int, seed: int, images_per_identity: int | None):
         if images_per_identity is None or images_per_identity < 1 or batch % images_per_identity:
-            raise ValueError(f"sampler identities: train.batch={batch} must be a multiple of data.images_per_identity, got {images_per_identity}")
+            raise ValueError(f"train.batch={batch} must be a multiple of data.images_per_identity, got {images_per_identity}")
         self.unit, self.steps_per_epoch = images_per_identity, len(labels) // batch
         self._people = _People(labels, np.arange(labels.max() + 1), batch // images_per_identity, images_per_identity, seed)
 
@@ -95,7 +95,7 @@ class Pairs:
 
     def __init__(self, labels: np.ndarray, batch: int, seed: int):
         if batch % 4:
-            raise ValueError(f"sampler pairs: train.batch={batch} must be a multiple of 4, half of it genuine pairs, half impostors")
+            raise ValueError(f"train.batch={batch} must be a multiple of 4: pairs, half of them genuine and half impostors")
         self.steps_per_epoch = len(labels) // batch
         counts = np.bincount(labels)
         self._genuine = _People(labels, np.flatnonzero(counts >= 2), batch // 4, 2, seed)
