@@ -18,7 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
-from askd.schema import Attention, Optimizer, Recipe
+from askd.schema import Attention, Augment, Optimizer, Recipe, Sampler
+
+GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
 
 
 def load(argv: list[str]) -> Recipe:
@@ -57,12 +59,12 @@ def training_view(recipe: Recipe, role: str) -> dict:
     """What the weights of one role (teacher, baseline, student) depend on: equal views train to equal weights."""
     plain = OmegaConf.to_container(OmegaConf.structured(recipe), enum_to_str=True)
     view = {key: plain[key] for key in ("seed", "precision", "data", "network", "head", "train")}
-    view["data"] = {key: value for key, value in view["data"].items() if key not in ("path", "workers", "sizes")}
+    view["data"] = {key: value for key, value in view["data"].items() if key not in ("path", "workers", "sizes", "on_bad_image")}
     view["train"] = {key: value for key, value in view["train"].items() if key not in ("checkpoint_every", "log_every")}
     view["sizes"] = plain["teacher"]["sizes"] if role == "teacher" else plain["data"]["sizes"]
     view["train"]["epochs"] = epochs(recipe, role)
     view["select"] = {key: plain["eval"][key] for key in ("select", "during", "every_epochs")}
-    if view["sizes"] == [112]:
+    if view["sizes"] == [112] and recipe.data.augment is not Augment.adaface:  # which degrades some images all the same
         del view["data"]["degradation"], view["data"]["quantise"]
     if role == "teacher":
         del view["network"]["init"]
@@ -144,6 +146,7 @@ def _check_keys(cls: type, layer: dict, where: str, prefix: str = "") -> None:
         if key not in schema:
             close = difflib.get_close_matches(str(key), schema, 1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"choose from {', '.join(prefix + k for k in schema)}"
+            hint = GONE.get(f"{prefix}{key}", hint)
             raise RecipeError(f"{where}: unknown key {prefix}{key}; {hint}")
         kind = _inner(schema[key])
         if is_dataclass(kind) and value is not None:
@@ -174,6 +177,15 @@ def _check_values(recipe: Recipe) -> None:
         need(bool(sizes), key, sizes, "at least one size in pixels")
         for size in sizes:
             need(1 <= size <= 112, key, size, "between 1 and 112 pixels")
+    if recipe.data.augment is Augment.surveillance:
+        need(recipe.data.quantise, "data.quantise", "false", "true with data.augment=surveillance, whose cameras store 8 bits")
+    images, batch = recipe.data.images_per_identity, recipe.train.batch
+    if recipe.data.sampler is Sampler.identities:
+        divides = images is not None and images >= 1 and batch % images == 0
+        need(divides, "data.images_per_identity", images, f"a divisor of train.batch={batch} with data.sampler=identities")
+    else:
+        need(images is None, "data.images_per_identity", images, f"left out with data.sampler={recipe.data.sampler.name}")
+    need(recipe.data.sampler is not Sampler.pairs or batch % 4 == 0, "train.batch", batch, "a multiple of 4 with data.sampler=pairs")
     need(0 <= recipe.data.holdout < 1, "data.holdout", recipe.data.holdout, "a fraction, 0 <= holdout < 1")
     for key, value, least in (
         ("data.min_images", recipe.data.min_images, 1), ("data.workers", recipe.data.workers, 0),

@@ -11,7 +11,9 @@ Device = Enum("Device", "auto cpu cuda")
 Precision = Enum("Precision", "auto fp32 bf16 fp16")
 Resume = Enum("Resume", "auto never")
 Degradation = Enum("Degradation", "bicubic bilinear area nearest random released")
-Augment = Enum("Augment", "none photometric sensor")
+Augment = Enum("Augment", "none flip adaface surveillance")
+Sampler = Enum("Sampler", "shuffle identities pairs")
+OnBadImage = Enum("OnBadImage", "fail skip")
 Attention = Enum("Attention", "none se cbam")
 Space = Enum("Space", "maps logits")
 Reduction = Enum("Reduction", "mean sum")
@@ -38,10 +40,15 @@ class Data:
     """How HR becomes LR, in training and in evaluation."""
     quantise: bool = False
     """Round the LR image to 8 bits before it is upsampled, as a stored image would be."""
-    flip: bool = True
-    """Mirror each training image with probability 1/2."""
-    augment: Augment = Augment.none
-    """Photometric or sensor augmentation of the training image, before it is degraded."""
+    augment: Augment = Augment.flip
+    """What happens to training images: flip mirrors half of them, and so do adaface (a fifth each: crop and colours of the HR image, low
+    resolution of the student's) and surveillance (colours of the HR image; blur, noise and JPEG of the student's, at LR size)."""
+    sampler: Sampler = Sampler.shuffle
+    """Batches of a permutation, of people with data.images_per_identity images each, or of as many genuine as impostor pairs (ABE)."""
+    images_per_identity: Optional[int] = None
+    """Images of each person in a batch, for data.sampler=identities and nothing else."""
+    on_bad_image: OnBadImage = OnBadImage.fail
+    """An image that cannot be read ends the training, or is skipped: counted, and replaced by another of the person, or else of anyone."""
     workers: int = 2
     """Processes that read and decode; 0 does it in the training process."""
 

@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,7 +38,7 @@ from askd.heads.classifier import ArcFaceHead
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
 from askd.recipe import differences, epochs, load, save, training_view
-from askd.schema import Device, Recipe, Resume
+from askd.schema import Device, OnBadImage, Recipe, Resume
 from askd.teachers import Frozen, load_backbone, weights_hash
 
 WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
@@ -88,17 +89,17 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     terms = make_terms(recipe) if role == "student" else {}
     if terms:
         check_terms(terms, backbone, teacher_backbone, recipe.network.backbone, str(teacher_path))
-    identity = {"role": role, "recipe": training_view(recipe, role), "classes": len(faces.class_names), "images": len(faces)}
+    identity = {
+        "role": role, "recipe": training_view(recipe, role), "classes": len(faces.class_names), "images": len(faces),
+        "class_ids": class_digest(faces.class_names),
+    }
     if teacher_backbone is not None and (terms or recipe.network.init == "teacher"):
         identity["teacher"] = weights_hash(teacher_backbone)
     if is_finished(folder, identity, recipe.resume):
         return folder
 
     watched = {name: watched_set(name, card, recipe, held_out) for name in recipe.eval.during}
-    batches = TrainingBatches(
-        faces, batch=recipe.train.batch, sizes=sizes, flip=recipe.data.flip, augment=recipe.data.augment.name, seed=recipe.seed,
-        workers=recipe.data.workers, rank=dist.rank(), world=dist.world_size(),
-    )
+    batches = make_batches(recipe, faces, sizes)
 
     backbone.to(device=device, memory_format=torch.channels_last)
     head.to(device)
@@ -163,6 +164,24 @@ def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
     if recipe.train.batch % dist.world_size():
         raise RecipeError(f"train.batch must be a multiple of the {dist.world_size()} processes, got {recipe.train.batch}")
     return card, faces, held_out
+
+
+def make_batches(recipe: Recipe, faces: FaceSet, sizes: list[int]) -> TrainingBatches:
+    """This rank's batches of the training faces; RecipeError where the sampler cannot make any."""
+    try:
+        return TrainingBatches(
+            faces, batch=recipe.train.batch, sizes=sizes, augment=recipe.data.augment.name, degradation=recipe.data.degradation.name,
+            sampler=recipe.data.sampler.name, images_per_identity=recipe.data.images_per_identity,
+            skip_bad=recipe.data.on_bad_image is OnBadImage.skip, seed=recipe.seed, workers=recipe.data.workers, rank=dist.rank(),
+            world=dist.world_size(),
+        )
+    except ValueError as error:
+        raise RecipeError(f"data.sampler={recipe.data.sampler.name} of {recipe.data.set}: {error}") from None
+
+
+def class_digest(class_names: list[str]) -> str:
+    """SHA-256 of the identities' names in the order of their class ids: the same on every machine that numbers them alike."""
+    return hashlib.sha256("".join(f"{name}\n" for name in class_names).encode()).hexdigest()
 
 
 def show_rendering(done: int, total: int) -> None:
@@ -237,9 +256,15 @@ def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
     if resume is Resume.never:
         raise CheckpointError(f"{folder} holds a run and resume=never; remove it, or give this one another name=")
     try:
-        changes = differences(identity, dict(json.loads(stored.read_text())))
+        theirs = dict(json.loads(stored.read_text()))
+        changes = differences(identity, theirs)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{stored} is corrupt ({error}); remove {folder} to train again") from None
+    if theirs.get("class_ids", identity["class_ids"]) != identity["class_ids"]:
+        raise CheckpointError(
+            f"{folder} began with other people, or with the same in another order (its classes.txt: {theirs.get('classes')} class ids, the "
+            f"data gives {identity['classes']}); train it on the data it began with, or give the new run another name="
+        )
     if changes:
         raise CheckpointError(
             f"{folder} was trained otherwise ({'; '.join(changes)}); give this run another name=, or remove that folder"
@@ -335,7 +360,7 @@ def describe(
         "network": network_options(recipe), "embedding": recipe.network.embedding,
         "input": {"size": 112, "colour": "RGB", "mean": 127.5, "std": 127.5, "layout": "NCHW"},
         "sizes": sizes, "degradation": recipe.data.degradation.name, "quantise": recipe.data.quantise,
-        "data": recipe.data.set, "classes": identity["classes"], "images": identity["images"],
+        "data": recipe.data.set, "classes": identity["classes"], "class_ids": identity["class_ids"], "images": identity["images"],
         "teacher": None if "teacher" not in identity else {
             "path": str(teacher_path), "sha256": identity["teacher"], "recipe": teacher_meta.get("recipe"),
         },

@@ -188,23 +188,68 @@ def test_truncated_bin_given_by_path(spoilt_data, world, tmp_path):  # noqa: F81
     assert not (tmp_path / "runs").exists()
 
 
+def damaged_data(world, folder: Path, broken: int) -> tuple[str, str]:  # noqa: F811
+    """Six people with four images each in a .rec, image number `broken` damaged: what to say to a verb."""
+    (folder / "faces").mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    jpegs = [cv2.imencode(".jpg", rng.integers(0, 256, (112, 112, 3), np.uint8))[1].tobytes() for _ in range(24)]
+    write_recordio(folder / "faces", ((i // 4, jpegs[i] if i != broken else b"\xff\xd8 torn") for i in range(24)), classes=6)
+    card = yaml.safe_load(world.card.read_text())
+    del card["render"], card["sets"]
+    (folder / "card.yaml").write_text(yaml.safe_dump(card | {"expects": ["train.rec"]}))
+    return f"data.set={folder / 'card.yaml'}", f"data.path={folder / 'faces'}"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_image_that_cannot_be_read_is_one_line(workers, world, tmp_path):  # noqa: F811
     """Found only once training has begun, so there is a run folder; still no traceback, from a worker neither."""
-    jpeg = cv2.imencode(".jpg", np.full((112, 112, 3), 90, np.uint8))[1].tobytes()
-    (tmp_path / "faces").mkdir()
-    write_recordio(tmp_path / "faces", ((i // 4, jpeg if i != 9 else b"\xff\xd8 torn") for i in range(24)), classes=6)
-    card = yaml.safe_load(world.card.read_text())
-    del card["render"], card["sets"]
-    card |= {"expects": ["train.rec"]}
-    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
     done = run(
-        "teach", f"recipe={world.recipe}", f"data.set={tmp_path / 'card.yaml'}", f"data.path={tmp_path / 'faces'}",
-        "eval.during=[]", f"data.workers={workers}", "train.batch=24", cwd=tmp_path,
+        "teach", f"recipe={world.recipe}", *damaged_data(world, tmp_path, broken=9), "eval.during=[]", f"data.workers={workers}",
+        "train.batch=24", cwd=tmp_path,
     )
     announced, error = done.err.splitlines()
     assert done.status == 2 and announced.startswith("teacher: iresnet10") and error.startswith("askd.teach: ")
     assert "train.rec: record 10" in error  # keys count from 1
+
+
+def test_image_that_cannot_be_read_is_skipped_and_counted(world, tmp_path):  # noqa: F811
+    """Whatever the number of workers; and what failed goes on with on_bad_image=skip, without the image that stopped it."""
+    data = damaged_data(world, tmp_path, broken=9)
+    lines = {}
+    for workers in (0, 2):
+        (tmp_path / str(workers)).mkdir()
+        arguments = (f"recipe={world.recipe}", *data, "eval.during=[]", f"data.workers={workers}", "train.batch=8", "train.epochs=2")
+        assert run("teach", *arguments, cwd=tmp_path / str(workers)).status == 2
+        done = run("teach", *arguments, "data.on_bad_image=skip", cwd=tmp_path / str(workers))
+        assert done.status == 0, done.err
+        folder = tmp_path / str(workers) / "runs" / "mini" / "teacher" / "seed0"
+        assert json.loads((folder / "meta.json").read_text())["training"]["skipped_images"] == 2  # once an epoch
+        said = [line for line in done.err.splitlines() if "skipped so far" in line]
+        assert said and "2 images skipped so far, the last: " in said[-1] and "train.rec: record 10" in said[-1]
+        lines[workers] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert lines[workers][-1]["skipped_images"] == 2
+    assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[2]]
+
+
+def test_other_class_ids_are_not_resumed(world, tmp_path):  # noqa: F811
+    """As many people and images, but numbered otherwise: every class centre would be another person's."""
+    for person in range(6):
+        (tmp_path / "faces" / f"person {person}").mkdir(parents=True)
+        for image in range(2):
+            pixels = np.full((112, 112, 3), 20 * person + image, np.uint8)
+            cv2.imwrite(str(tmp_path / "faces" / f"person {person}" / f"{image}.png"), pixels)
+    card = yaml.safe_load(world.card.read_text())
+    del card["render"], card["sets"]
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card | {"expects": []}))
+    arguments = (
+        f"recipe={world.recipe}", f"data.set={tmp_path / 'card.yaml'}", f"data.path={tmp_path / 'faces'}", "eval.during=[]",
+        "train.batch=4", "train.epochs=0.5",
+    )
+    begun = run("teach", *arguments, cwd=tmp_path)
+    assert begun.status == 0, begun.err
+    (tmp_path / "faces" / "person 5").rename(tmp_path / "faces" / "another")  # sorts first
+    refused = run("teach", *arguments, cwd=tmp_path)
+    assert_refused(refused, "teach", "runs/mini/teacher/seed0 began with other people, or with the same in another order")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

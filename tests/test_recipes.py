@@ -10,7 +10,7 @@ from askd.models import BACKBONES
 from askd.recipe import load, training_view
 from askd.resources import list_resources
 from askd.schema import (
-    Attention, Augment, Degradation, Initialiser, Optimizer, Precision, Protocol, Reduction, Schedule, Space,
+    Attention, Augment, Degradation, Initialiser, Optimizer, Precision, Protocol, Reduction, Sampler, Schedule, Space,
 )
 
 RECIPES = sorted(list_resources("recipes"))
@@ -79,7 +79,7 @@ def test_casia_x4_released_is_the_released_code():
     data, network, head, train = recipe.data, recipe.network, recipe.head, recipe.train
     assert data.set == "casia" and data.sizes == [28]
     assert data.degradation is Degradation.released and data.quantise is False
-    assert data.flip is True and data.augment is Augment.none
+    assert data.augment is Augment.flip and data.sampler is Sampler.shuffle
     assert (network.backbone, network.embedding, network.dropout) == ("iresnet50", 512, 0.4)
     assert network.attention is Attention.cbam
     assert (network.spatial_kernel, network.reduction) == (3, 16)
@@ -124,6 +124,41 @@ def test_misspelt_argument_leads_to_the_right_one(arguments, closest):
     with pytest.raises(RecipeError, match=closest) as refused:
         load(arguments)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_mirrors_and_does_nothing_else(name):
+    """What data.flip=true with data.augment=none used to say."""
+    assert load([f"recipe={name}"]).data.augment is Augment.flip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data.flip=false"], "data.flip; data.augment=flip mirrors.*data.augment=none does not"),
+        (["data.augment=surveillance"], "data.quantise must be true with data.augment=surveillance"),
+        (["data.sampler=identities"], "data.images_per_identity must be a divisor of train.batch=64.*got None"),
+        (["data.sampler=identities", "data.images_per_identity=5"], "a divisor of train.batch=64.*got 5"),
+        (["data.images_per_identity=4"], "data.images_per_identity must be left out with data.sampler=shuffle, got 4"),
+        (["data.sampler=pairs", "train.batch=6"], "train.batch must be a multiple of 4 with data.sampler=pairs, got 6"),
+    ],
+)
+def test_data_options_that_do_not_go_together(arguments, said):
+    with pytest.raises(RecipeError, match=said) as refused:
+        load(["recipe=demo", *arguments])
+    assert "\n" not in str(refused.value)
+
+
+def test_what_the_weights_depend_on():
+    def view(*arguments, role="student"):
+        return training_view(load(["recipe=demo", *arguments]), role)
+
+    assert view("data.on_bad_image=skip", "data.workers=3") == view()
+    assert view("data.sampler=pairs") != view() != view("data.augment=adaface")
+    degradations = ("data.degradation=area", "data.degradation=bicubic")
+    for preset, differ in (("flip", False), ("adaface", True)):  # at 112 pixels only the latter degrades anything
+        ours, theirs = (view(degradation, f"data.augment={preset}", role="teacher") for degradation in degradations)
+        assert (ours != theirs) is differ
 
 
 def test_misspelt_recipe_file_leads_to_the_right_key(tmp_path):

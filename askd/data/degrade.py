@@ -2,6 +2,7 @@
 
 The chain is  downsample -> (noise, JPEG: the caller's, at LR size) -> optional rounding to 8 bit -> upsample -> clamp.
 A resize is `vertical @ image @ horizontal.T`, so a table of matrices, gathered per image, lets one batch mix sizes.
+With one size for all, a channels_last batch is resized as it lies, three colours wide: no image is rearranged.
 
 | degradation    | down                                  | up               | the field's name for it              |
 |----------------|---------------------------------------|------------------|--------------------------------------|
@@ -24,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from askd.data.kernels import HORIZONTAL, KERNELS, SIDE, down_table, resize_matrix, up_table
+from askd.data.kernels import HORIZONTAL, KERNELS, SIDE, down_table, interleaved_matrix, resize_matrix, up_table
 
 BYTE_RANGE = (0.0, 255.0)
 UNIT_RANGE = (-1.0, 1.0)
@@ -60,8 +61,7 @@ def downsample(hr: Tensor, size: int, kernel: str = "bicubic_antialiased") -> Te
     _check_images(hr)
     _check_size(size)
     _check_name("kernel", kernel, KERNELS)
-    vertical, horizontal = _matrices(kernel, hr.shape[-2:], size, hr.device)
-    return _laid_out_like(hr, _resample(_float_planes(hr), vertical, horizontal))
+    return _laid_out_like(hr, _resize(hr, kernel, size))
 
 
 def upsample(lr: Tensor, kernel: str = "bicubic", size: int = SIDE,
@@ -75,9 +75,7 @@ def upsample(lr: Tensor, kernel: str = "bicubic", size: int = SIDE,
     _check_images(lr)
     _check_size(size)
     _check_name("kernel", kernel, KERNELS)
-    vertical, horizontal = _matrices(kernel, lr.shape[-2:], size, lr.device)
-    enlarged = _resample(_float_planes(lr), vertical, horizontal)
-    return _laid_out_like(lr, enlarged.clamp(*(limits or valid_range(lr))))
+    return _laid_out_like(lr, _resize(lr, kernel, size).clamp_(*(limits or valid_range(lr))))
 
 
 def degrade(hr: Tensor, size: int | Tensor, degradation: str, draws: Tensor | None = None,
@@ -100,25 +98,46 @@ def degrade(hr: Tensor, size: int | Tensor, degradation: str, draws: Tensor | No
         raise ValueError(f"degrade takes {SIDE}x{SIDE} faces, got {tuple(hr.shape)}; align or resize them first")
     _check_size(size, batch=len(hr))
     _check_draws(draws, degradation, batch=len(hr))
-    image, limits = _float_planes(hr), valid_range(hr)
+    limits = valid_range(hr)
     if not isinstance(size, Tensor) and size == SIDE:
-        return _laid_out_like(hr, image)
-    per_image = isinstance(size, Tensor) or degradation == "random"
-    if per_image:
-        down, up_vertical, up_horizontal = _matrices_per_image(size, degradation, draws, hr.device, len(hr))
-    else:
-        kernel_down, kernel_up = CHAINS[degradation]
-        down, _ = _matrices(kernel_down, (SIDE, SIDE), size, hr.device)
-        up_vertical, up_horizontal = _matrices(kernel_up, (size, size), SIDE, hr.device)
-    if per_image and not quantise:  # padded to 112 as these are, one product per axis is cheaper than two
+        return _laid_out_like(hr, _float_planes(hr))
+    if not isinstance(size, Tensor) and degradation != "random":
+        down, up = CHAINS[degradation]
+        lr = _resize(hr, down, size)
+        degraded = _resize(round_to_8bit(lr, limits) if quantise else lr, up, SIDE)
+        return _laid_out_like(hr, degraded.clamp_(*limits))
+    image = _float_planes(hr)
+    down, up_vertical, up_horizontal = _matrices_per_image(size, degradation, draws, hr.device, len(hr))
+    if quantise:
+        degraded = _resample(round_to_8bit(_resample(image, down, down), limits), up_vertical, up_horizontal)
+    else:  # padded to 112 as these are, one product per axis is cheaper than two
         with _float32(hr):
             vertical = up_vertical @ down
             horizontal = vertical if up_horizontal is up_vertical else up_horizontal @ down
         degraded = _resample(image, vertical, horizontal)
-    else:
-        lr = _resample(image, down, down)
-        degraded = _resample(round_to_8bit(lr, limits) if quantise else lr, up_vertical, up_horizontal)
-    return _laid_out_like(hr, degraded.clamp(*limits))
+    return _laid_out_like(hr, degraded.clamp_(*limits))
+
+
+def upsample_corners(corners: Tensor, size: int | Tensor, degradation: str, draws: Tensor | None = None) -> Tensor:
+    """The second half of `degrade`, for LR images of several sizes in one batch: each enlarged to 112 and clamped.
+
+    corners: (B, C, 112, 112) uint8, of which image i fills the first size[i] rows and columns; the rest is not looked
+    at. size, degradation, draws, result and errors: as for `degrade`.
+    """
+    _check_images(corners)
+    _check_name("degradation", degradation, DEGRADATIONS)
+    _check_size(size, batch=len(corners))
+    _check_draws(draws, degradation, batch=len(corners))
+    if not isinstance(size, Tensor) and (size == SIDE or degradation != "random"):
+        lr = corners[..., :size, :size].contiguous(memory_format=torch.channels_last)
+        return _laid_out_like(corners, lr.float() if size == SIDE else upsample(lr, CHAINS[degradation].up))
+    _, vertical, horizontal = _matrices_per_image(size, degradation, draws, corners.device, len(corners))
+    return _laid_out_like(corners, _resample(_float_planes(corners), vertical, horizontal).clamp_(*valid_range(corners)))
+
+
+def kernels_of(degradation: str, draw: tuple[int, int]) -> Chain:
+    """The kernels that take one image down and up; `draw` decides for `random`, as `draws` does for `degrade`."""
+    return Chain(*(RANDOM_KERNELS[i] for i in draw)) if degradation == "random" else CHAINS[degradation]
 
 
 def round_to_8bit(image: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -131,6 +150,20 @@ def round_to_8bit(image: Tensor, limits: tuple[float, float]) -> Tensor:
 def valid_range(image: Tensor) -> tuple[float, float]:
     """The range an image's dtype stands for: 0..255 for uint8, [-1, 1] for floats."""
     return BYTE_RANGE if image.dtype == torch.uint8 else UNIT_RANGE
+
+
+def _resize(image: Tensor, kernel: str, target: int) -> Tensor:
+    """A new float32 batch of `target` x `target` pixels; the layout is the given one's or contiguous."""
+    channels, height, width, target = map(operator.index, (*image.shape[1:], target))  # plain ints: compiled code is made for them
+    across = HORIZONTAL.get(kernel, kernel)
+    vertical = resize_matrix(kernel, height, target, image.device)
+    if not _is_channels_last(image):
+        return _resample(_float_planes(image), vertical, resize_matrix(across, width, target, image.device))
+    rows = image.permute(0, 2, 3, 1).flatten(2).float()  # (B, H, W * C)
+    horizontal = interleaved_matrix(across, width, target, channels, image.device)
+    with _float32(image):  # the axis first that leaves less for the other
+        rows = (vertical @ rows) @ horizontal.T if target < height else vertical @ (rows @ horizontal.T)
+    return rows.unflatten(2, (target, channels)).permute(0, 3, 1, 2)
 
 
 def _resample(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
@@ -148,16 +181,12 @@ def _float_planes(image: Tensor) -> Tensor:
     return image.to(torch.float32, memory_format=torch.contiguous_format)
 
 
+def _is_channels_last(image: Tensor) -> bool:
+    return image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+
+
 def _laid_out_like(given: Tensor, result: Tensor) -> Tensor:
-    channels_last = given.is_contiguous(memory_format=torch.channels_last) and not given.is_contiguous()
-    return result.contiguous(memory_format=torch.channels_last) if channels_last else result
-
-
-def _matrices(kernel: str, source: tuple[int, int], target: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The vertical and the horizontal (target, source) matrix."""
-    height, width, target = map(operator.index, (*source, target))  # plain ints: compiled code is made for them
-    return (resize_matrix(kernel, height, target, device),
-            resize_matrix(HORIZONTAL.get(kernel, kernel), width, target, device))
+    return result.contiguous(memory_format=torch.channels_last) if _is_channels_last(given) else result.contiguous()
 
 
 def _matrices_per_image(size: int | Tensor, degradation: str, draws: Tensor | None, device: torch.device,

@@ -105,6 +105,12 @@ def resize_matrix(kernel: str, source: int, target: int, device: torch.device) -
 
 
 @torch.compiler.assume_constant_result
+def interleaved_matrix(kernel: str, source: int, target: int, channels: int, device: torch.device) -> Tensor:
+    """The same for rows of pixels whose channels lie side by side: (target * channels, source * channels)."""
+    return _on_device((kernel, source, target, channels), device, lambda: np.kron(KERNELS[kernel](source, target), np.eye(channels)))
+
+
+@torch.compiler.assume_constant_result
 def down_table(kernels: tuple[str, ...], device: torch.device) -> Tensor:
     """(kernels, 112, 112, 112) float32: entry [k, size - 1] takes 112 pixels to `size`, its further rows zero."""
     return _on_device(("down", kernels), device, lambda: np.stack([

@@ -1,55 +1,72 @@
-"""Faces on disk -> batches on the device: order, flips, sizes and augmentation keyed by (seed, epoch, image), so any run can be resumed or re-cut."""
+"""Faces on disk -> batches on the device: everything random is keyed by (seed, turn, image), so any run can be resumed or re-cut."""
 from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from askd.data.augment import make_augment
+from askd.data.augment import PRESETS, make_augments
 from askd.data.decode import decode_rgb
-from askd.data.degrade import RANDOM_KERNELS, degrade
+from askd.data.degrade import BYTE_RANGE, RANDOM_KERNELS, degrade, downsample, kernels_of, round_to_8bit, upsample_corners
+from askd.data.draws import choices, draws
 from askd.data.faces import FaceSet
+from askd.data.kernels import SIDE
+from askd.data.sampler import make_sampler, of_rank
 from askd.errors import DataError
+
+# What the draws of one image are for.
+MIRROR, SIZE, KERNEL_DOWN, KERNEL_UP, HR_AUGMENT, IS_LOW, LOW_SIZE, _OF_THE_SAMPLER, LR_AUGMENT, REPLACEMENT = range(10)
+LOW_SIZES = range(22, SIDE)  # a fifth of the face's side up to all of it, as AdaFace draws
+ONE_IN_LOW = 5
+IN_CACHE = 16  # images that a CPU core degrades at a time, so that what is made of them on the way stays in its cache
+REPLACEMENTS = 20  # images tried in place of one that cannot be read, half of them of the same person
 
 
 class Batch(NamedTuple):
-    """image uint8 (B, 3, 112, 112) RGB channels-last; label int64 (B,); flip bool (B,); size int64 (B,), pixels; kernels int64 (B, 2) for `random`."""
+    """image uint8 (B, 3, 112, 112) RGB channels-last, mirrored where drawn; label int64 (B,); size int64 (B,), pixels; kernels int64 (B, 2)
+    for `random`; lr uint8 (B, 3, 112, 112) channels-last, its first size[i] rows and columns the student's image, or None where that is
+    yet to be made of `image`; skipped: for each image that could not be read and has another in its place, why."""
 
     image: Tensor
     label: Tensor
-    flip: Tensor
     size: Tensor
     kernels: Tensor
+    lr: Tensor | None
+    skipped: tuple[str, ...]
 
 
 class TrainingBatches:
-    """Endless batches of one rank; `batch` images per optimiser step over all ranks together, the last incomplete batch of an epoch is dropped.
+    """Endless batches of one rank; `batch` images per optimiser step over all ranks together, chosen by a sampler.
 
-    Every draw is a hash of (seed, epoch, image index): batch k is the same whoever computes it, whatever came before.
+    Every draw is a hash of (seed, turn, image index), a turn being an epoch or what the sampler counts instead: batch k is the same
+    whoever computes it, whatever came before. degradation matters only to presets that change the LR image.
+    skip_bad: an image that cannot be read is replaced, by others of the same person while there are, and told of in
+    `Batch.skipped`; otherwise it ends the training with a DataError. ValueError: a batch that cannot be made.
     """
 
     def __init__(
-        self, faces: FaceSet, *, batch: int, sizes: Sequence[int], flip: bool = True, augment: str = "none", seed: int = 0,
+        self, faces: FaceSet, *, batch: int, sizes: Sequence[int], augment: str = "flip", degradation: str = "bicubic",
+        sampler: str = "shuffle", images_per_identity: int | None = None, skip_bad: bool = False, seed: int = 0,
         workers: int = 0, rank: int = 0, world: int = 1,
     ):
-        if len(faces) < batch:
-            raise ValueError(f"a batch of {batch} needs at least as many images, got {len(faces)}; lower train.batch")
-        if batch % world:
-            raise ValueError(f"train.batch must be a multiple of the {world} processes, got {batch}")
-        self.faces, self.batch_size, self.workers = faces, batch, workers
-        self.sizes, self.flip, self.seed, self.rank, self.world = torch.tensor(list(sizes)), flip, seed, rank, world
-        self.dataset = _Decoded(faces, make_augment(augment), seed)
-        self.steps_per_epoch = len(faces) // batch
+        self.sampler = make_sampler(sampler, faces.labels, batch, seed, images_per_identity)
+        if batch % (self.sampler.unit * world):
+            raise ValueError(f"train.batch must be a multiple of {self.sampler.unit * world} for {world} processes, got {batch}")
+        self.batch_size, self.workers, self.rank, self.world = batch, workers, rank, world
+        self.dataset = _Batches(faces, augment, sizes, degradation, skip_bad, seed)
+        self.steps_per_epoch = self.sampler.steps_per_epoch
 
     def iterate(self, start: int) -> Generator[Batch, None, None]:
         """Batches from step `start` (0-based, counted over the whole training) on; DataError names an image that cannot be read."""
         for batch in DataLoader(
-            self.dataset, batch_sampler=self._index_batches(start), num_workers=self.workers, collate_fn=self._collate,
+            self.dataset, sampler=self._keys(start), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # its own, so that the global state stays the model's
         ):
@@ -58,30 +75,16 @@ class TrainingBatches:
             yield batch
         raise batch  # outside the loop, whose workers have ended by now
 
-    def _index_batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
-        epoch, position = divmod(start, self.steps_per_epoch)
-        while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.faces))
-            for step in range(position, self.steps_per_epoch):
-                whole = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, int(index)) for index in whole[self.rank :: self.world]]
-            epoch, position = epoch + 1, 0
+    def skipped(self, batch: Batch) -> Sequence[str]:
+        """Why images of a batch are others than the sampler chose, one line for each."""
+        return batch.skipped
 
-    def _collate(self, samples: list[tuple[np.ndarray, int, int, int] | DataError]) -> Batch | DataError:
-        for sample in samples:
-            if isinstance(sample, DataError):
-                return sample
-        images, labels, epochs, indices = zip(*samples)
-        image = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # (B, 3, H, W), channels-last in memory
-        keys = np.array(epochs, np.uint64), np.array(indices, np.uint64)
+    def _keys(self, start: int) -> Iterator[np.ndarray]:
+        return (of_rank(keys, self.sampler.unit, self.rank, self.world) for keys in self.sampler.iterate(start))
 
-        def choice(of: int, purpose: int) -> Tensor:
-            return torch.from_numpy((draws(self.seed, *keys, purpose=purpose) % np.uint64(of)).astype(np.int64))
 
-        flip = choice(2, purpose=0).bool() if self.flip else torch.zeros(len(labels), dtype=torch.bool)
-        size = self.sizes[choice(len(self.sizes), purpose=1)]
-        kernels = torch.stack([choice(len(RANDOM_KERNELS), purpose=2), choice(len(RANDOM_KERNELS), purpose=3)], 1)
-        return Batch(image, torch.tensor(labels), flip, size, kernels)
+def _as_it_is(batch: Batch | DataError) -> Batch | DataError:
+    return batch
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
@@ -90,44 +93,113 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _Decoded(Dataset):
-    def __init__(self, faces: FaceSet, augment, seed: int):
-        self.faces, self.augment, self.seed = faces, augment, seed
+class _Batches(Dataset):
+    """A sampler's keys -> the batch, in a worker."""
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int, int] | DataError:
-        epoch, index = key
+    def __init__(self, faces: FaceSet, augment: str, sizes: Sequence[int], degradation: str, skip_bad: bool, seed: int):
+        self.faces, self.degradation, self.skip_bad, self.seed = faces, degradation, skip_bad, seed
+        self.sizes = np.array(list(sizes))
+        self.augment_hr, self.augment_lr = make_augments(augment)
+        self.preset = PRESETS[augment]
+
+    def __getitem__(self, keys: np.ndarray) -> Batch | DataError:
+        turn, index = keys.T.astype(np.uint64)
+
+        def choice(purpose: int, of: int) -> np.ndarray:
+            return choices(self.seed, turn, index, purpose, of)
+
+        mirror = choice(MIRROR, 2).astype(bool) & self.preset.flip
+        size = self.sizes[choice(SIZE, len(self.sizes))]
+        if self.preset.low_resolution:
+            low = np.where(choice(IS_LOW, ONE_IN_LOW) == 0, choice(LOW_SIZE, len(LOW_SIZES)) + LOW_SIZES.start, SIDE)
+            size = np.minimum(size, low)
+        kernels = np.stack([choice(KERNEL_DOWN, len(RANDOM_KERNELS)), choice(KERNEL_UP, len(RANDOM_KERNELS))], 1)
+        hr_seed, lr_seed = (draws(self.seed, turn, index, purpose) >> np.uint64(33) for purpose in (HR_AUGMENT, LR_AUGMENT))
+
+        image = np.empty((len(keys), SIDE, SIDE, 3), np.uint8)
+        lr = np.zeros_like(image) if self.augment_lr else None
+        label, skipped = np.empty(len(keys), np.int64), []
+        for row, (this_turn, wanted) in enumerate(keys.tolist()):
+            try:
+                face, shown = self._read(this_turn, wanted, skipped)
+            except DataError as error:  # returned, because a worker that raises has its traceback put into the message
+                return error
+            label[row] = self.faces.labels[shown]
+            if self.augment_hr:
+                face = self.augment_hr(face, int(hr_seed[row]))
+            if mirror[row]:
+                cv2.flip(face, 1, dst=image[row])
+            else:
+                image[row] = face
+            if self.augment_lr:
+                small = self._downsampled(image[row], int(size[row]), kernels[row])
+                lr[row, : size[row], : size[row]] = self.augment_lr(small, int(lr_seed[row]))
+        return Batch(_channels_last(image), *map(torch.from_numpy, (label, size, kernels)), _channels_last(lr), tuple(skipped))
+
+    def _read(self, turn: int, wanted: int, skipped: list[str]) -> tuple[np.ndarray, int]:
+        """The image and its index; if it cannot be read, of the first of its replacements that can."""
         try:
-            image = decode_rgb(self.faces.encoded(index), self.faces.name(index))
-        except DataError as error:  # returned, because a worker that raises has its traceback put into the message
-            return error
-        seed = int(draws(self.seed, np.uint64(epoch), np.uint64(index), purpose=4) >> np.uint64(33))
-        return self.augment(image, seed), int(self.faces.labels[index]), epoch, index
+            return self._decoded(wanted), wanted
+        except DataError as error:
+            if not self.skip_bad:
+                raise
+            skipped.append(str(error))
+        for index in self._replacements(turn, wanted):
+            try:
+                return self._decoded(index), index
+            except DataError:  # this one is told of when its own turn comes
+                continue
+        raise DataError(f"{skipped[-1]} (nor can {REPLACEMENTS} images in its place be read)")
+
+    def _replacements(self, turn: int, wanted: int) -> Iterator[int]:
+        keys = np.uint64(turn), np.uint64(wanted)
+        person = np.flatnonzero(self.faces.labels == self.faces.labels[wanted])
+        others = person[person != wanted]
+        if len(others):
+            first = int(choices(self.seed, *keys, REPLACEMENT, len(others)))
+            yield from islice(np.roll(others, -first).tolist(), REPLACEMENTS // 2)
+        for attempt in range(REPLACEMENTS // 2):
+            yield int(choices(self.seed, *keys, REPLACEMENT + 1 + attempt, len(self.faces)))
+
+    def _decoded(self, index: int) -> np.ndarray:
+        return decode_rgb(self.faces.encoded(index), self.faces.name(index))
+
+    def _downsampled(self, face: np.ndarray, size: int, kernels: np.ndarray) -> np.ndarray:
+        """As a camera would store it: (size, size, 3) uint8."""
+        lr = downsample(_channels_last(face[None]), size, kernels_of(self.degradation, kernels).down)
+        return round_to_8bit(lr, BYTE_RANGE)[0].permute(1, 2, 0).to(torch.uint8).numpy()
 
 
-def draws(seed: int, epoch: np.ndarray, index: np.ndarray, purpose: int) -> np.ndarray:
-    """Uniform uint64 per (seed, epoch, index, purpose): splitmix64 (Steele et al., OOPSLA 2014) folded over the four."""
-    with np.errstate(over="ignore"):
-        state = np.zeros(np.broadcast(epoch, index).shape, np.uint64)
-        for word in (np.uint64(seed), np.uint64(purpose), epoch, index):
-            state = state + word + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state
+def _channels_last(images: np.ndarray | None) -> Tensor | None:
+    """(B, H, W, 3) as (B, 3, H, W), the same memory."""
+    return None if images is None else torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def to_unit(image: Tensor) -> Tensor:
-    """0..255 -> float32 [-1, 1], the (x - 127.5) / 127.5 of InsightFace."""
-    return (image.float() - 127.5) / 127.5
+def to_unit(image: Tensor, out: Tensor | None = None) -> Tensor:
+    """0..255 -> float32 [-1, 1], the (x - 127.5) / 127.5 of InsightFace; into `out` if given."""
+    return torch.sub(image, 127.5, out=out).div_(127.5)
 
 
 def prepare(batch: Batch, device: torch.device, degradation: str, quantise: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """(hr, lr, label) on the device: flipped, degraded per image, float32 [-1, 1], (B, 3, 112, 112) both."""
-    image, label, flip = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
-    image = torch.where(flip[:, None, None, None], image.flip(3), image)
-    hr = to_unit(image)
-    if bool((batch.size == 112).all()):
-        return hr, hr, label
-    size = int(batch.size[0]) if bool((batch.size == batch.size[0]).all()) else batch.size
-    kernels = batch.kernels if degradation == "random" else None
-    return hr, to_unit(degrade(image, size, degradation, draws=kernels, quantise=quantise)), label
+    """(hr, lr, label) on the device: lr degraded per image, float32 [-1, 1], (B, 3, 112, 112) both.
+
+    An LR image that was augmented is only enlarged: it is 8 bit already, whatever `quantise` says.
+    """
+    image, label = (tensor.to(device, non_blocking=True) for tensor in batch[:2])
+    corners = None if batch.lr is None else batch.lr.to(device, non_blocking=True)
+    if bool((batch.size == SIDE).all()):
+        hr = to_unit(image)
+        return hr, hr if corners is None else to_unit(corners), label
+    hr, lr = (torch.empty_like(image, dtype=torch.float32) for _ in range(2))
+    piece = IN_CACHE if device.type == "cpu" else len(image)
+    for rows in (slice(start, start + piece) for start in range(0, len(image), piece)):
+        size, kernels = batch.size[rows], batch.kernels[rows] if degradation == "random" else None
+        if bool((size == size[0]).all()) and size[0] != SIDE:
+            size = int(size[0])
+        to_unit(image[rows], out=hr[rows])
+        if corners is None:
+            degraded = degrade(image[rows], size, degradation, draws=kernels, quantise=quantise)
+        else:
+            degraded = upsample_corners(corners[rows], size, degradation, draws=kernels)
+        to_unit(degraded, out=lr[rows])
+    return hr, lr, label

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +36,9 @@ class Batches(Protocol):
     def iterate(self, start: int) -> Generator[Any, None, None]:
         """Batches number start, start + 1, ...; closed when training ends, which ends the processes that make them."""
 
+    def skipped(self, batch: Any) -> Sequence[str]:
+        """Why images of a batch had to be skipped, one line for each."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -43,6 +46,7 @@ class Summary:
 
     seconds, images_per_second: of this session, not of those before a resume; evaluation counts in the first only.
     best_*: None unless a metric was selected. metrics: of the last evaluation.
+    skipped_images: over all steps and ranks, those before a resume included.
     """
 
     step: int
@@ -52,6 +56,7 @@ class Summary:
     best_metric: float | None
     best_path: Path | None
     metrics: dict[str, float]
+    skipped_images: int
 
 
 def train(
@@ -106,6 +111,7 @@ def train(
     best = Best(select, checkpoints.best)
     dist.barrier()
     start = progress.step
+    skipped: list[str] = []  # by this rank since the ranks last counted
 
     began, throughput = time.monotonic(), Throughput(batches.batch_size)
     with _torch_generator_kept():
@@ -124,6 +130,7 @@ def train(
                     _set_train_mode(modules)
                     progress.evaluated, progress.metrics = step, _log_evaluation(log, step, results)
                     best.offer(step, progress.metrics, modules)
+                _count_skipped(log, progress, skipped)
                 _save(checkpoints, progress, modules, stepper)
             if stopping:
                 raise Interrupted(stop.received or signal.SIGTERM, step)
@@ -132,6 +139,7 @@ def train(
 
             with _torch_generator_kept():
                 batch = next(iterator)
+            skipped += batches.skipped(batch)
             progress.skipped += stepper.take(step, batch)
             progress.step = step = step + 1
             throughput.step_done()
@@ -141,8 +149,10 @@ def train(
 
             log.tick(step, lambda: trace.latest() | numbers())
             if _due(step, log_every, steps):
-                skipped = {"skipped_steps": progress.skipped} if precision.scaler else {}
-                log.scalars(step, dist.all_reduce_mean(trace.drain()) | numbers() | skipped)
+                _count_skipped(log, progress, skipped)
+                counts = {"skipped_steps": progress.skipped} if precision.scaler else {}
+                counts |= {"skipped_images": progress.skipped_images} if progress.skipped_images else {}
+                log.scalars(step, dist.all_reduce_mean(trace.drain()) | numbers() | counts)
 
     return Summary(
         step=progress.step,
@@ -152,17 +162,19 @@ def train(
         best_metric=best.metric,
         best_path=checkpoints.best if best.step is not None else None,
         metrics=progress.metrics,
+        skipped_images=progress.skipped_images,
     )
 
 
 @dataclass
 class Progress:
-    """What a checkpoint holds of the loop: steps done, the last evaluated and its metrics, steps the scaler skipped."""
+    """What a checkpoint holds of the loop: steps done, the last evaluated and its metrics, steps the scaler skipped, images not read."""
 
     step: int = 0
     evaluated: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
+    skipped_images: int = 0
 
 
 def _due(step: int, every: int, steps: int) -> bool:
@@ -177,6 +189,17 @@ def _torch_generator_kept() -> AbstractContextManager:
 def _set_train_mode(modules: dict[str, nn.Module]) -> None:
     for module in modules.values():
         module.train()
+
+
+def _count_skipped(log: RunLog, progress: Progress, skipped: list[str]) -> None:
+    """Adds what all ranks skipped since the last call, says so, and empties `skipped`."""
+    everywhere = dist.all_gather((len(skipped), skipped[-1:]))
+    new = sum(number for number, _ in everywhere)
+    if new:
+        progress.skipped_images += new
+        last = next(lines[0] for _, lines in everywhere if lines)
+        log.say(f"step {progress.step}  {progress.skipped_images} images skipped so far, the last: {last}")
+    skipped.clear()
 
 
 def _log_evaluation(log: RunLog, step: int, results: dict[str, float | np.ndarray]) -> dict[str, float]:

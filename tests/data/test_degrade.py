@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from askd.data.degrade import (BYTE_RANGE, CHAINS, DEGRADATIONS, EVALUATION_OF, RANDOM_KERNELS, degrade, downsample,
-                               round_to_8bit, upsample)
+                               kernels_of, round_to_8bit, upsample, upsample_corners)
 from askd.data.kernels import KERNELS
 
 GREY_LEVEL = 1e-3  # of 255: float32 sums of 112 * 112 terms up to 255, in two orders
@@ -285,3 +285,37 @@ def test_wrong_images_and_kernels_are_named():
         downsample(faces(1).long(), 28)
     with pytest.raises(ValueError, match="unknown kernel 'cubic'; choose one of nearest"):
         upsample(faces(1), "cubic")
+
+
+@pytest.mark.parametrize("degradation", sorted(CHAINS))
+@pytest.mark.parametrize("quantise", [False, True])
+@pytest.mark.parametrize("size", [1, 14, 28, 111])
+def test_layouts_differ_by_rounding_alone(degradation, quantise, size):
+    hr = faces(2)
+    pixels = degrade(hr.contiguous(memory_format=torch.channels_last), size, degradation, quantise=quantise)
+    rows = degrade(hr, size, degradation, quantise=quantise)
+    if quantise:  # a level where the last bit decides it
+        assert (rows - pixels).abs().mean() < GREY_LEVEL and (rows - pixels).abs().max() <= 1.5
+    else:
+        torch.testing.assert_close(rows, pixels, rtol=0, atol=GREY_LEVEL)
+
+
+@pytest.mark.parametrize("degradation", DEGRADATIONS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_enlarged_from_corners_is_the_second_half_of_degrade(degradation, layout):
+    """downsample, round, lay into a corner (with rubbish around it), enlarge: `degrade` with `quantise`."""
+    hr, sizes = faces(5), [14, 28, 7, 112, 56]
+    draws = drawn(degradation, 5)
+    corners = faces(5, seed=1).contiguous(memory_format=layout)
+    for row, size in enumerate(sizes):
+        down = kernels_of(degradation, (0, 0) if draws is None else tuple(draws[row])).down
+        corners[row, :, :size, :size] = round_to_8bit(downsample(hr[row][None], size, down), BYTE_RANGE)[0].to(torch.uint8)
+    expected = degrade(hr, torch.tensor(sizes), degradation, draws=draws, quantise=True)
+    enlarged = upsample_corners(corners, torch.tensor(sizes), degradation, draws=draws)
+    assert enlarged.is_contiguous(memory_format=layout)
+    assert (enlarged - expected).abs().mean() < GREY_LEVEL and (enlarged - expected).abs().max() <= 1.5
+    first = None if draws is None else draws[:1]
+    alone = upsample_corners(corners[:1].contiguous(memory_format=layout), 14, degradation, draws=first)
+    torch.testing.assert_close(alone, enlarged[:1], rtol=0, atol=GREY_LEVEL)
+    with pytest.raises(ValueError, match="size must be 1..112"):
+        upsample_corners(corners, 113, degradation, draws=draws)

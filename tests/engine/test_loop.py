@@ -1,6 +1,7 @@
 """The loop on a toy: stopped anywhere it ends with the same bits, and it never keeps or hides a bad step."""
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -36,6 +37,11 @@ class ToyBatches:
             generator = torch.Generator().manual_seed(start)
             yield torch.randn(self.batch_size, 5, generator=generator)
             start += 1
+
+    def skipped(self, batch) -> list[str]:
+        """Some step in four skips one or two images, whatever came before."""
+        number = int(batch[0, 0].abs() * 1000) % 8
+        return [f"image {number}"] * number if number < 3 else []
 
 
 class Toy:
@@ -135,8 +141,20 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, reference):
     assert toy.bits() == uninterrupted.bits(), f"killed after {delay:.3f} s"
     assert str(toy.optimizer.state_dict()) == str(uninterrupted.optimizer.state_dict())
     assert (summary.best_step, summary.best_metric, summary.metrics) == (20, 1.0, expected.metrics)
+    assert summary.skipped_images == expected.skipped_images
     assert numbers_of(tmp_path, ("accuracy",)) == numbers_of(folder, ("accuracy",))
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_skipped_images_are_counted_and_said(tmp_path, capsys, reference):
+    batches = itertools.islice(ToyBatches().iterate(0), STEPS)
+    skipped = [len(ToyBatches().skipped(batch)) for batch in batches]
+    assert reference[2].skipped_images == sum(skipped) > 5
+    logged = {line["step"]: line.get("skipped_images", 0) for line in read_lines(reference[1]) if "loss" in line}
+    assert logged == {step: sum(skipped[:step]) for step in logged}
+    Toy().train(tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped so far" in line]
+    assert said[-1].split("  ")[-1].startswith(f"{sum(skipped)} images skipped so far, the last: image ")
 
 
 def test_every_stop_is_survived(tmp_path, reference):
