@@ -134,7 +134,8 @@ def _check(one: AnySet) -> None:
     elif isinstance(one, IdentificationSet):
         sides = {"probes": len(one.probe), "gallery images": len(one.gallery)}
     else:
-        sides = {"pairs and no probes": len(one.left) + len(one.probe)}
+        images = np.bincount(one.template, minlength=len(one.subject))
+        sides = {"pairs and no probes": len(one.left) + len(one.probe), f"images of template {images.argmin()}": images.min()}
         if len(one.probe):
             sides |= {"galleries": len(one.galleries), "templates in one of its galleries": min(map(len, one.galleries), default=1)}
     for what, count in sides.items():
