@@ -16,8 +16,8 @@ from askd.benchmark import distinct_faces, main
 from askd.data.cards import load_card, open_verification
 from askd.data.decode import decode_rgb
 from askd.data.degrade import degrade, upsample
-from askd.data.pairs import NO_FOLD, PairSet, read_bin, write_bin
 from askd.data.gallery import NOBODY, IdentificationSet, TemplateSet
+from askd.data.pairs import NO_FOLD, PairSet, read_bin, write_bin
 from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError, RecipeError
 from askd.evaluation import scored

@@ -10,7 +10,7 @@ import pytest
 from askd.data.gallery import IdentificationSet, TemplateSet
 from askd.data.pairs import PairSet
 from askd.errors import DataError
-from askd.evaluation.gather import Encoded, gather
+from askd.evaluation.gather import Encoded, check, gather
 from askd.evaluation.report import NATIVE
 
 
@@ -70,4 +70,5 @@ def test_pairs_share_their_images_and_small_ones_keep_their_size():
 )
 def test_what_cannot_be_scored_is_named(sets, problem):
     with pytest.raises(DataError, match=problem):
+        check(sets)
         gather(sets, [112])
