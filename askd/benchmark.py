@@ -22,7 +22,7 @@ from askd.errors import CheckpointError, RecipeError
 from askd.evaluation import figures, report, tables
 from askd.evaluation.differences import compare, differences_markdown, differences_text
 from askd.evaluation.embed import embed_stored
-from askd.evaluation.gather import Lot, gather, images_of
+from askd.evaluation.gather import Lot, check, gather, images_of
 from askd.evaluation.overlay import look
 from askd.evaluation.roc import roc
 from askd.evaluation.scored import SEARCHED, Scored, ScoredPairs, ScoredSearches, score
@@ -97,12 +97,14 @@ def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.de
 
 
 def open_sets(recipe: Recipe) -> list[EvaluationSet]:
-    """The sets of `eval.sets`; renders a demo set that is not there."""
+    """The sets of `eval.sets`, each with something to score; renders a demo set that is not there."""
     if not recipe.eval.sets:
         raise RecipeError(f"recipe {recipe.name} has no eval.sets to benchmark on; give eval.sets=[...]")
     card = load_card(recipe.data.set)
     card.prepare(recipe.data.path, workers=os.cpu_count() or 1, progress=show_rendering)
-    return [open_set(spec, card, recipe.data.path) for spec in recipe.eval.sets]
+    sets = [open_set(spec, card, recipe.data.path) for spec in recipe.eval.sets]
+    check(sets)
+    return sets
 
 
 def embed_lot(recipe: Recipe, network: Frozen, lot: Lot, device: torch.device, advance) -> dict[report.Size, tuple]:

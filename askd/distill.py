@@ -77,7 +77,7 @@ def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
     for role, path in runs.items():
         print(f"  {role:<10} {path}")
     if After.benchmark in recipe.after:
-        print(f"  {'benchmark':<10} {folder / 'benchmark' / seed}: results.json, results.md, accuracy.png, roc.png, attention.png")
+        print(f"  {'benchmark':<10} {folder / 'benchmark' / seed}: results.json, results.md and the figures")
     if exported is not None:
         print(f"  {'export':<10} {exported}")
     print("what to try next")

@@ -34,7 +34,7 @@ RECIPE = {
         "epochs": 1, "batch": 16, "optimizer": "adamw", "lr": 0.002, "warmup_epochs": 0,
         "checkpoint_every": 2, "log_every": 1,
     },
-    "teacher": {"epochs": 1},
+    "teacher": {"epochs": None},
     "eval": {"sizes": [112, 14], "during": ["verify"]},
 }
 

@@ -62,14 +62,11 @@ class Encoded:
 def gather(sets: Sequence[EvaluationSet], sizes: Sequence[int], progress: Callable[[int], None] | None = None) -> list[Lot]:
     """The lots of `sets`. Reads the header of every image; progress(n): that many more were read.
 
-    Raises DataError for two sets of one name, an empty one, and an image that cannot be read or is no crop of a face.
+    Raises DataError for an image that cannot be read or is no crop of a face.
     """
     lots: list[Lot] = []
     shared: dict[bool, list[tuple[PairSet, np.ndarray]]] = {True: [], False: []}
-    for index, one in enumerate(sets):
-        if one.name in (other.name for other in sets[:index]):
-            raise DataError(f"two sets are called {one.name}, and their figures could not be told apart; rename a file, or leave one out")
-        _check(one)
+    for one in sets:
         images = images_of(one)
         shapes = _sizes(images, progress)
         native = bool((shapes != FULL_SIZE).any())
@@ -123,9 +120,16 @@ def _sizes_at(native: bool, sizes: Sequence[int]) -> tuple[Size, ...]:
 def _note(shapes: np.ndarray) -> str:
     if (shapes == FULL_SIZE).all():
         return ""
-    (least_width, least_height), (most_width, most_height) = shapes.min(0), shapes.max(0)
-    return (f"images {least_width} to {most_width} px wide (median {np.median(shapes[:, 0]):.0f}) and {least_height} to {most_height} px "
-            f"high, resized to {FULL_SIZE}x{FULL_SIZE}")
+    wide, high = (f"{least}" if least == most else f"{least} to {most}" for least, most in zip(shapes.min(0), shapes.max(0)))
+    return f"images {wide} px wide (median {np.median(shapes[:, 0]):.0f}) and {high} px high, resized to {FULL_SIZE}x{FULL_SIZE}"
+
+
+def check(sets: Sequence[EvaluationSet]) -> None:
+    """DataError for two sets of one name, and for one with nothing to score."""
+    for index, one in enumerate(sets):
+        if one.name in (other.name for other in sets[:index]):
+            raise DataError(f"two sets are called {one.name}, and their figures could not be told apart; rename a file, or leave one out")
+        _check(one)
 
 
 def _check(one: EvaluationSet) -> None:
@@ -134,7 +138,8 @@ def _check(one: EvaluationSet) -> None:
     elif isinstance(one, IdentificationSet):
         sides = {"probes": len(one.probe), "gallery images": len(one.gallery)}
     else:
-        sides = {"pairs and no probes": len(one.left) + len(one.probe)}
+        images = np.bincount(one.template, minlength=len(one.subject))
+        sides = {"pairs and no probes": len(one.left) + len(one.probe), f"images of template {images.argmin()}": images.min()}
         if len(one.probe):
             sides |= {"galleries": len(one.galleries), "templates in one of its galleries": min(map(len, one.galleries), default=1)}
     for what, count in sides.items():

@@ -79,7 +79,7 @@ def markdown(rows: Sequence[Row], identification: Sequence[IdentificationRow] = 
                           *(_tar(row, far) for far in fars)] for row in ordered])]
     for name, found in identified(identification).items():
         figures = _given(found)
-        parts += [f"## {name}\n\n{_searched(found)}; in brackets 95 % intervals by identity\n"]
+        parts += [f"## {name}: identification\n\n{_searched(found)}; in brackets 95 % intervals by identity\n"]
         parts += [_grid(["model", "px", *(f"{figure} (%)" for figure in figures)],
                         [[row.model, str(row.size), *(f"{_percent(row.figures[figure])} ({_between(row, figure)})" for figure in figures)]
                          for row in found])]
@@ -102,7 +102,7 @@ def _given(rows: Sequence[IdentificationRow]) -> list[str]:
 
 def _searched(rows: Sequence[IdentificationRow]) -> str:
     row, notes = rows[0], dict.fromkeys(row.note for row in rows if row.note)
-    galleries = " and ".join(f"{images:,} images, {candidates:,} candidates; {mated:,} with a mate"
+    galleries = " and ".join(f"{images:,} images ({candidates:,} candidates, {mated:,} probes with a mate)"
                              for images, candidates, mated in zip(row.gallery, row.candidates, row.mated))
     return "; ".join([f"{row.probes:,} probes; gallery of {galleries}", *notes])
 

@@ -10,7 +10,7 @@ import pytest
 from askd.data.gallery import IdentificationSet, TemplateSet
 from askd.data.pairs import PairSet
 from askd.errors import DataError
-from askd.evaluation.gather import Encoded, gather
+from askd.evaluation.gather import Encoded, check, gather
 from askd.evaluation.report import NATIVE
 
 
@@ -61,6 +61,7 @@ def test_pairs_share_their_images_and_small_ones_keep_their_size():
         ([replace(searched("x", png(1), png(2)), probe=np.zeros(0, int))], "x has no probes"),
         ([searched("x", png(1))], "x has no gallery images"),
         ([replace(TEMPLATES, left=np.zeros(0, int), probe=np.zeros(0, int))], "ijb has no pairs and no probes"),
+        ([replace(TEMPLATES, subject=np.array([4, 5, 6]))], "ijb has no images of template 2"),
         ([replace(TEMPLATES, galleries=[])], "ijb has no galleries"),
         ([replace(TEMPLATES, galleries=[np.array([1]), np.zeros(0, int)])], "ijb has no templates in one of its galleries"),
         ([searched("x", png(1), b"")], "x/1.png: is empty"),
@@ -69,4 +70,5 @@ def test_pairs_share_their_images_and_small_ones_keep_their_size():
 )
 def test_what_cannot_be_scored_is_named(sets, problem):
     with pytest.raises(DataError, match=problem):
+        check(sets)
         gather(sets, [112])

@@ -54,6 +54,15 @@ WITHOUT_FOLDS = Row(
     note="no folds: no accuracy",
 )
 
+FIGURES = {"rank-1": 0.4791, "rank-20": 0.6789, "TPIR @ FPIR 0.01": None}
+SEARCHED = [
+    IdentificationRow(
+        model, "tinyface", NATIVE, FIGURES | {"rank-1": rank_1}, {"rank-1": (rank_1 - 0.02, rank_1 + 0.02)},
+        {1: rank_1, 20: 0.6789}, 3728, (3728,), (155_997,), (157_871,), "every probe has a mate: no TPIR",
+    )
+    for model, rank_1 in [("teacher", 0.4791), ("student", 0.5)]
+]
+
 
 def printed(table, width=80):
     console = Console(file=io.StringIO(), width=width)
@@ -97,6 +106,25 @@ def test_markdown_holds_every_figure():
     assert widths == [2] * 4 + [6] * 6 + [1] * 3 + [4] * 3
 
 
+def test_searches_are_a_line_per_model_and_size():
+    identification, = tables.tables([], SEARCHED)
+    text = printed(identification)
+    assert max(map(len, text.splitlines())) <= 80 and "TPIR @" not in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["teacher", "native", "47.91", "67.89"] in lines and ["45.9–49.9", "–"] in lines
+    assert "3,728 probes; gallery of 157,871 images (155,997 candidates, 3,728 probes with a mate)" in " ".join(text.split())
+    assert "every probe has a mate: no TPIR" in text
+    assert len(tables.tables([*ROWS, WITHOUT_FOLDS], SEARCHED)) == 3
+    text = tables.markdown(ROWS, SEARCHED)
+    assert "## tinyface: identification" in text and "| student | native | 50.00 (48.0–52.0) | 67.89 (–) |" in text
+
+
+def test_templates_are_quoted_at_the_far_of_the_field():
+    row = Row("student", "ijbc", 112, "templates", auc=0.99, tar={1e-4: 0.9123, 1e-6: None}, pairs=10**6, impostors=10**5)
+    text = printed(tables.table([row], "ijbc", "templates"))
+    assert "TAR (%) @ FAR 0.0001, AUC" in text and "91.23" in text and "0.9900" in text
+
+
 def test_rows_come_from_a_verification():
     rng = np.random.default_rng(0)
     plain = rng.normal(size=(40, 8)).astype(np.float32)
@@ -121,11 +149,12 @@ def test_rows_come_from_a_verification():
 
 def test_json_is_whole_sorted_and_the_same_bytes(tmp_path):
     context = {"seed": 0, "degradation": "bicubic", "note": "größer"}
-    report.write_json(tmp_path / "new" / "a.json", [*ROWS, WITHOUT_FOLDS], context)
-    report.write_json(tmp_path / "b.json", [*ROWS, WITHOUT_FOLDS], dict(reversed(context.items())))
+    report.write_json(tmp_path / "new" / "a.json", [*ROWS, WITHOUT_FOLDS], context, SEARCHED)
+    report.write_json(tmp_path / "b.json", [*ROWS, WITHOUT_FOLDS], dict(reversed(context.items())), SEARCHED)
     assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     document = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
     assert document["context"] == context
+    assert document["identification"][0]["cmc"] == {"1": 0.4791, "20": 0.6789} and document["identification"][0]["size"] == "native"
     assert document["rows"][0]["tar"] == {"0.1": 0.9, "1e-06": None} and document["rows"][0]["accuracy"] == 0.98765
     assert list(document["rows"][4]) == sorted(document["rows"][4]) and document["rows"][4]["accuracy"] is None
 
@@ -143,12 +172,13 @@ def test_figures_are_written_and_have_ink(tmp_path):
     rng, same = np.random.default_rng(0), np.arange(400) < 100
     curves = {name: roc(rng.normal(size=400) + gap * same, same)[:2] for name, gap in [("teacher", 2), ("student", 1)]}
     figures.plot_roc(curves, tmp_path / "roc.png", "demo, 8x")
-    for name, colours in [("resolution.png", figures.COLOURS[:2]), ("roc.png", figures.COLOURS[:2])]:
+    figures.plot_cmc({"teacher": np.linspace(0.4, 1, 5000), "student": np.array([0.5, 0.75, 1])}, tmp_path / "cmc.png", "demo")
+    for name, colours in [(name, figures.COLOURS[:2]) for name in ("resolution.png", "roc.png", "cmc.png")]:
         pixels = np.rint(imread(tmp_path / name)[..., :3] * 255).astype(int)
         for colour in colours:
             wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
             assert (np.abs(pixels - wanted).max(-1) == 0).sum() > 200, f"{name} draws no line in {colour}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["resolution.png", "roc.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cmc.png", "resolution.png", "roc.png"]
 
 
 def test_attention_lies_on_the_face_it_belongs_to(tmp_path):
