@@ -12,7 +12,7 @@ from rich.console import Console
 
 from askd.evaluation import figures, report, tables
 from askd.evaluation.figures import AttentionRow
-from askd.evaluation.report import Row
+from askd.evaluation.report import NATIVE, IdentificationRow, Row
 from askd.evaluation.roc import roc
 from askd.evaluation.verification import score_pairs
 
