@@ -24,8 +24,8 @@ def main(argv: list[str]) -> None:
     """`python -m askd.distill recipe=NAME [key=value ...]`"""
     began = time.monotonic()
     recipe = load(argv)
-    if recipe.distill.attention is None:
-        raise RecipeError(f"recipe {recipe.name} distils nothing; set distill.attention.weight=5, or train without a teacher: askd.teach")
+    if not make_terms(recipe):
+        raise RecipeError(f"recipe {recipe.name} distils nothing; give it a term (distill.attention.weight=5, say), or use askd.teach")
     teaching = teacher_recipe(recipe, argv)
     with dist.init_from_env(choose_device(recipe)) as device:
         check_first(recipe, teaching)
@@ -82,9 +82,10 @@ def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
         print(f"  {'export':<10} {exported}")
     print("what to try next")
     print(f"  tensorboard --logdir {folder}")
+    term, (weight, _) = next(iter(make_terms(recipe).items()))
     print(
-        f"  python -m askd.distill recipe={runs['student'] / 'recipe.yaml'} name={recipe.name}_w20 "
-        f"teacher.checkpoint={runs['teacher']} distill.attention.weight=20"
+        f"  python -m askd.distill recipe={runs['student'] / 'recipe.yaml'} name={recipe.name}_w{4 * weight:g} "
+        f"teacher.checkpoint={runs['teacher']} distill.{term}.weight={4 * weight:g}"
     )
     if After.benchmark not in recipe.after:
         print(f"  python -m askd.benchmark {folder} seed={recipe.seed}")

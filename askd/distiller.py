@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from askd.losses.attention import attention_similarity
 from askd.models.features import Features
 
 
@@ -49,12 +48,3 @@ class Distiller:
                 parts[name] = term(student, teacher)
                 loss = loss + weight * parts[name]
         return {"loss": loss, **parts}
-
-
-def attention_term(space: str, reduction: str, channel: float, spatial: float) -> Callable[[Features, Features], Tensor]:
-    """A-SKD's term over whole Features; see losses.attention.attention_similarity for its options."""
-
-    def term(student: Features, teacher: Features) -> Tensor:
-        return attention_similarity(student.attention, teacher.attention, space, reduction, channel, spatial)
-
-    return term

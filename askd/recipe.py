@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
-from askd.schema import Attention, Optimizer, Recipe
+from askd.schema import Attention, Distill, Optimizer, Recipe
 
 
 def load(argv: list[str]) -> Recipe:
@@ -68,6 +68,26 @@ def training_view(recipe: Recipe, role: str) -> dict:
     if role == "student":
         view["distill"] = {name: term for name, term in plain["distill"].items() if term is not None}
     return view
+
+
+def fill_defaults(ours: dict, theirs: dict) -> dict:
+    """A stored identity with the schema's defaults for keys it does not know: a run from before a key existed had its default."""
+    ours, theirs = ours.get("recipe", {}), theirs | {"recipe": dict(theirs.get("recipe", {}))}
+    plain = OmegaConf.to_container(OmegaConf.structured(Recipe), enum_to_str=True)
+    stored = theirs["recipe"]
+    for section in ours.keys() & stored.keys() & plain.keys():
+        if isinstance(plain[section], dict):
+            known = {key: default for key, default in plain[section].items() if key in ours[section]}
+            stored[section] = {**known, **stored[section]} if section != "distill" else {
+                name: {**_term_defaults(name), **term} for name, term in stored[section].items()
+            }
+    return theirs
+
+
+def _term_defaults(name: str) -> dict:
+    """The default options of one distillation term, none for a name that no term has."""
+    kind = _inner(_schema(Distill).get(name))
+    return OmegaConf.to_container(OmegaConf.structured(kind), enum_to_str=True) if is_dataclass(kind) else {}
 
 
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:

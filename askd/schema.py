@@ -15,6 +15,7 @@ Augment = Enum("Augment", "none photometric sensor")
 Attention = Enum("Attention", "none se cbam")
 Space = Enum("Space", "maps logits")
 Reduction = Enum("Reduction", "mean sum")
+Distance = Enum("Distance", "cosine l2")
 Optimizer = Enum("Optimizer", "sgd adamw")
 Schedule = Enum("Schedule", "constant multistep polynomial cosine")
 Initialiser = Enum("Initialiser", "default xavier")
@@ -89,9 +90,19 @@ class AttentionTerm:
 
 
 @dataclass
+class EmbeddingTerm:
+    weight: float = 1.0
+    """Factor of the term in the loss."""
+    distance: Distance = Distance.cosine
+    """1 - cos, or the mean squared difference of the embeddings' numbers."""
+
+
+@dataclass
 class Distill:
     attention: Optional[AttentionTerm] = None
     """A-SKD: 1 - cos between the student's and the teacher's attention maps."""
+    embedding: Optional[EmbeddingTerm] = None
+    """Distance between the student's embedding and the teacher's."""
 
 
 @dataclass

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from askd.data.cards import Card, load_card, open_verification
 from askd.data.faces import FaceSet, Subset, split_by_hash
 from askd.data.loader import TrainingBatches, prepare
 from askd.data.pairs import PairSet, all_pairs
-from askd.distiller import Distiller, Trunk, attention_term
+from askd.distiller import Distiller, Trunk
 from askd.engine import dist
 from askd.engine.checkpoint import load_module, read_state, save_weights
 from askd.engine.loop import Summary, train
@@ -36,9 +37,10 @@ from askd.evaluation.verification import score_pairs
 from askd.heads.classifier import ArcFaceHead
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
-from askd.recipe import differences, load, save, training_view
+from askd.recipe import differences, fill_defaults, load, save, training_view
 from askd.schema import Device, Recipe, Resume
 from askd.teachers import Frozen, load_backbone, weights_hash
+from askd.terms import TERMS, Term
 
 WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
 
@@ -197,16 +199,15 @@ def network_options(recipe: Recipe) -> dict:
     }
 
 
-def make_terms(recipe: Recipe) -> dict[str, tuple[float, Callable]]:
+def make_terms(recipe: Recipe) -> dict[str, tuple[float, Term]]:
     """The recipe's distillation terms: name -> (weight, loss)."""
-    attention = recipe.distill.attention
-    if attention is None:
-        return {}
-    return {
-        "attention": (attention.weight, attention_term(
-            attention.space.name, attention.reduction.name, attention.channel, attention.spatial,
-        )),
-    }
+    terms = {}
+    for name, factory in TERMS.items():
+        term = getattr(recipe.distill, name)
+        if term is not None:
+            options = {key.name: getattr(term, key.name) for key in fields(term) if key.name != "weight"}
+            terms[name] = term.weight, factory(**{key: v.name if isinstance(v, Enum) else v for key, v in options.items()})
+    return terms
 
 
 def check_terms(terms: dict, student: IResNet, teacher: IResNet, student_name: str, teacher_name: str) -> None:
@@ -233,7 +234,7 @@ def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
     if resume is Resume.never:
         raise CheckpointError(f"{folder} holds a run and resume=never; remove it, or give this one another name=")
     try:
-        changes = differences(identity, dict(json.loads(stored.read_text())))
+        changes = differences(identity, fill_defaults(identity, dict(json.loads(stored.read_text()))))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{stored} is corrupt ({error}); remove {folder} to train again") from None
     if changes:

@@ -19,11 +19,12 @@ import time
 import torch
 import torch.nn.functional as F
 
-from askd.distiller import Distiller, Trunk, attention_term
+from askd.distiller import Distiller, Trunk
 from askd.engine.precision import choose_precision
 from askd.heads.classifier import ArcFaceHead
 from askd.models import make_backbone
 from askd.teachers import Frozen
+from askd.terms import attention_term
 
 VARIANTS = ("plain float32 NCHW eager", "ours: bf16, channels-last, folded teacher", "ours + torch.compile")
 STEPS = 3

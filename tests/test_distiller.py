@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from askd.distiller import Distiller, Trunk, attention_term
+from askd.distiller import Distiller, Trunk
 from askd.heads.classifier import ArcFaceHead
 from askd.losses.attention import attention_similarity
 from askd.models.features import AttentionMaps, Features
 from askd.models.iresnet import IResNet
 from askd.teachers import Frozen
+from askd.terms import attention_term
 
 BATCH, CLASSES, MARGIN, SCALE, WEIGHT = 4, 5, 0.4, 16.0, 7.0
 SMALL = dict(blocks=(1, 1, 1, 1), widths=(4, 4, 8, 8), stem_stride=2, attention="cbam", reduction=2, embedding=6)
