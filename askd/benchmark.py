@@ -28,7 +28,7 @@ from askd.evaluation.verification import Verification, roc, score_pairs
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering
-from askd.teachers import Frozen, load_backbone, weights_hash
+from askd.teachers import Frozen, load_backbone, load_network, weights_hash
 
 WHAT = "Verify the networks of a run folder at every size of eval.sizes, on every set of eval.sets."
 USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> list[report.Row]:
     """Score every network on every set of `eval`, print the table and write results.json, results.md and the figures to `out`."""
     sets = open_sets(recipe)
-    backbones = {role: load_backbone(path)[0] for role, path in runs.items()}
+    backbones = {role: load_network(path)[0] for role, path in runs.items()}
     hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
     networks = {role: Frozen(backbone, device, recipe.compile) for role, backbone in backbones.items()}
     images, places = pool(sets)

@@ -8,6 +8,7 @@ import ast
 import difflib
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
-from askd.schema import Attention, Distill, Optimizer, Recipe
+from askd.schema import Attention, CentreSource, Distill, FeatureDistance, Hint, Logits, Margin, Optimizer, Recipe
 
 
 def load(argv: list[str]) -> Recipe:
@@ -211,14 +212,48 @@ def _check_values(recipe: Recipe) -> None:
         need(recipe.train.momentum > 0, "train.momentum", recipe.train.momentum, "above 0 with train.nesterov")
     need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")
     need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
-    need(0 <= recipe.head.margin < 3.15, "head.margin", recipe.head.margin, "in radians, between 0 and pi")
+    _check_method(recipe, need)
     need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
     choices = ["last", *recipe.eval.during]
     need(recipe.eval.select in choices, "eval.select", recipe.eval.select, f"one of {', '.join(choices)} (last, or a set of eval.during)")
     if "holdout" in recipe.eval.during:
         need(recipe.data.holdout > 0, "data.holdout", recipe.data.holdout, "above 0 when eval.during has holdout")
-    if recipe.distill.attention is not None:
+
+
+def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
+    head, distill = recipe.head, recipe.distill
+    need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
+    is_combined = head.kind is Margin.combined
+    need((head.margins is not None) == is_combined, "head.margins", head.margins, "m1, m2, m3 with head.kind=combined, and null without it")
+    if is_combined:
+        fits = len(head.margins) == 3 and head.margins[0] >= 1 and 0 <= head.margins[1] < 3.15 and 0 <= head.margins[2] < 2
+        need(fits, "head.margins", head.margins, "m1 >= 1, m2 in radians between 0 and pi, m3 between 0 and 2")
+    need(head.h is None or head.kind is Margin.adaface and head.h > 0, "head.h", head.h, "above 0 with head.kind=adaface, null without it")
+    need(head.subcentres >= 1, "head.subcentres", head.subcentres, "at least 1")
+    need(0 <= head.label_smoothing < 1, "head.label_smoothing", head.label_smoothing, "a probability below 1")
+    need(0 <= head.warmup_epochs < math.inf, "head.warmup_epochs", head.warmup_epochs, "at least 0")
+    need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
+    for name in ("attention", "feature", "relation", "logit", "embedding"):
+        term = getattr(distill, name)
+        need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
+    if distill.attention is not None:
         need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
+    if distill.feature is not None:
+        stages = distill.feature.stages
+        need(bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages), "distill.feature.stages", stages, "distinct stages, from 1 on")
+        if distill.feature.distance is FeatureDistance.at:
+            need(distill.feature.hint is Hint.none, "distill.feature.hint", distill.feature.hint.name, "none with distance=at, which sums over channels")
+    if distill.relation is not None:
+        factors = [distill.relation.distance, distill.relation.angle, distill.relation.cross]
+        need(min(factors) >= 0 < max(factors), "distill.relation", factors, "distance, angle and cross of 0 or more, one of them above 0")
+        need(recipe.train.batch >= 3, "train.batch", recipe.train.batch, "3 or more with distill.relation")
+    if distill.logit is not None:
+        need(distill.logit.temperature > 0, "distill.logit.temperature", distill.logit.temperature, "above 0")
+        means = distill.logit.source is CentreSource.mean and distill.logit.logits is Logits.margin and head.kind is Margin.adaface
+        need(not means, "distill.logit.source", "mean", "learnt with AdaFace's margin logits, whose feature norms go with centres; or take logits=cosine")
+    for name in ("logit", "centres"):
+        if getattr(distill, name) is not None:
+            need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")
 
 
 def _field_docs(cls: type) -> dict[str, str]:

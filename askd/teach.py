@@ -20,13 +20,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from askd import __version__, cli
+from askd.centres import learnt_centres, mean_centres
 from askd.data.cards import Card, load_card, open_verification
 from askd.data.faces import FaceSet, Subset, split_by_hash
 from askd.data.loader import TrainingBatches, prepare
 from askd.data.pairs import PairSet, all_pairs
 from askd.distiller import Distiller, Trunk
 from askd.engine import dist
-from askd.engine.checkpoint import load_module, read_state, save_weights
+from askd.engine.checkpoint import load_module, read_state, save_tensors, save_weights
 from askd.engine.loop import Summary, train
 from askd.engine.precision import Precision, choose_precision
 from askd.engine.schedule import make_schedule
@@ -34,13 +35,15 @@ from askd.errors import CheckpointError, DataError, RecipeError
 from askd.evaluation.embed import decode_all, embed
 from askd.evaluation.overlay import attention_figure
 from askd.evaluation.verification import score_pairs
-from askd.heads.classifier import ArcFaceHead
+from askd.heads.classifier import MarginHead
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
+from askd.models.onnx_network import OnnxNetwork
+from askd.models.projections import Projections
 from askd.recipe import differences, fill_defaults, load, save, training_view
-from askd.schema import Device, Recipe, Resume
-from askd.teachers import Frozen, load_backbone, weights_hash
-from askd.terms import TERMS, Term
+from askd.schema import CentreSource, Device, Hint, Projection, Recipe, Resume
+from askd.teachers import Frozen, load_backbone, load_network, weights_hash
+from askd.terms import REMEDIES, TERMS, Term
 
 WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
 
@@ -83,16 +86,17 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
 
     card, faces, held_out = open_training(recipe)
     sizes = recipe.teacher.sizes if role == "teacher" else recipe.data.sizes
-    teacher_backbone, teacher_meta = load_backbone(teacher_path) if teacher_path else (None, {})
+    teacher_network, teacher_meta = load_network(teacher_path) if teacher_path else (None, {})
     torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
-    backbone = build_backbone(recipe, role, teacher_backbone)
-    head = ArcFaceHead(recipe.network.embedding, len(faces.class_names), recipe.head.margin, recipe.head.logit_scale)
-    terms = make_terms(recipe) if role == "student" else {}
-    if terms:
-        check_terms(terms, backbone, teacher_backbone, recipe.network.backbone, str(teacher_path))
+    backbone = build_backbone(recipe, role, teacher_network)
+    head = make_head(recipe, recipe.network.embedding, len(faces.class_names)) if recipe.head.weight else None
+    distils = role == "student" and teaches(recipe)
+    if head is None and not distils:
+        raise RecipeError(f"head.weight=0, but a {role} has nothing else to learn from; leave head.weight above 0")
+    projections = check_method(recipe, backbone, teacher_network, str(teacher_path)) if distils else None
     identity = {"role": role, "recipe": training_view(recipe, role), "classes": len(faces.class_names), "images": len(faces)}
-    if teacher_backbone is not None and (terms or recipe.network.init == "teacher"):
-        identity["teacher"] = weights_hash(teacher_backbone)
+    if teacher_network is not None and (distils or recipe.network.init == "teacher"):
+        identity["teacher"] = weights_hash(teacher_network)
     if is_finished(folder, identity, recipe.resume):
         return folder
 
@@ -102,14 +106,19 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         workers=recipe.data.workers, rank=dist.rank(), world=dist.world_size(),
     )
 
-    backbone.to(device=device, memory_format=torch.channels_last)
-    head.to(device)
-    teacher = Frozen(teacher_backbone, device, recipe.compile) if terms else None
-    trunk = parallel(Trunk(backbone), device)
-    unit_trunk = torch.compile(trunk) if recipe.compile else trunk
-    distiller = Distiller(unit_trunk, parallel(head, device), teacher, terms)
-    optimizer = make_optimizer(recipe, [backbone, head])
+    modules = {"trunk": backbone} | ({"head": head} if head else {}) | ({"projections": projections} if projections else {})
+    for module in modules.values():
+        module.to(device=device, memory_format=torch.channels_last)
     per_epoch = batches.steps_per_epoch
+    if recipe.head.warmup_epochs and head is not None:
+        head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1))
+    teacher = Frozen(teacher_network, device, recipe.compile) if distils else None
+    heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device) if distils else None
+    terms = make_terms(recipe, heads) if distils else {}
+    trunk = parallel(Trunk(backbone, projections), device)
+    unit_trunk = torch.compile(trunk) if recipe.compile else trunk
+    distiller = Distiller(unit_trunk, head and parallel(head, device), teacher if terms else None, terms, recipe.head.weight)
+    optimizer = make_optimizer(recipe, list(modules.values()))
     steps = max(round(recipe.train.epochs * per_epoch), 1)
     schedule = make_schedule(
         recipe.train.schedule.name, steps=steps, warmup=round(recipe.train.warmup_epochs * per_epoch),
@@ -130,15 +139,19 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         )
     dist.barrier()
     summary = train(
-        unit=unit, modules={"trunk": backbone, "head": head}, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
+        unit=unit, modules=modules, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
         precision=precision, clip=recipe.train.clip, folder=folder, checkpoint_every=recipe.train.checkpoint_every,
         log_every=recipe.train.log_every, evaluate=evaluate, evaluate_every=max(round(recipe.eval.every_epochs * per_epoch), 1),
         select=None if recipe.eval.select == "last" else f"{recipe.eval.select}/auc", resume=recipe.resume is Resume.auto,
         title=f"{recipe.name} {role}",
     )
     if summary.best_path is not None:
-        load_module(backbone, read_state(summary.best_path)["modules"]["trunk"], summary.best_path)
+        best = read_state(summary.best_path)["modules"]
+        for name, module in modules.items():
+            load_module(module, best[name], summary.best_path)
     if dist.is_main():
+        if head is not None:
+            save_tensors(folder / "head.safetensors", head.state_dict())
         meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
         save_weights(folder, backbone.state_dict(), meta)
     dist.barrier()
@@ -170,7 +183,7 @@ def show_rendering(done: int, total: int) -> None:
         print(f"\rrendering the demo's faces: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
-def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNet:
+def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | None) -> IResNet:
     """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`."""
     try:
         backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
@@ -185,6 +198,8 @@ def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNe
         return backbone
     if init == "teacher" and teacher is None:
         raise RecipeError("network.init=teacher, but askd.teach knows of no teacher; give the path of a run folder instead")
+    if init == "teacher" and isinstance(teacher, OnnxNetwork):
+        raise RecipeError(f"network.init=teacher, but {teacher.path} is an ONNX recogniser without weights of ours; use network.init=random")
     source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
     load_module(backbone, source.state_dict(), name)
     return backbone
@@ -199,31 +214,104 @@ def network_options(recipe: Recipe) -> dict:
     }
 
 
-def make_terms(recipe: Recipe) -> dict[str, tuple[float, Term]]:
-    """The recipe's distillation terms: name -> (weight, loss)."""
+def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None) -> MarginHead:
+    """A new margin head by the recipe's `head`, at random; `subcentres` in place of the recipe's."""
+    head = recipe.head
+    given = {key: value for key, value in (("margins", head.margins), ("h", head.h)) if value is not None}
+    return MarginHead(
+        width, classes, head.margin, head.logit_scale, kind=head.kind.name, subcentres=subcentres or head.subcentres,
+        label_smoothing=head.label_smoothing, **given,
+    )
+
+
+def teaches(recipe: Recipe) -> bool:
+    """Whether the recipe takes anything from a teacher: a term, or its class centres."""
+    return any(getattr(recipe.distill, key.name) is not None for key in fields(recipe.distill))
+
+
+def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = None) -> dict[str, tuple[float, Term]]:
+    """The recipe's distillation terms: name -> (weight, loss). heads: the student's and the teacher's, for `logit`, left out without them."""
     terms = {}
     for name, factory in TERMS.items():
         term = getattr(recipe.distill, name)
-        if term is not None:
-            options = {key.name: getattr(term, key.name) for key in fields(term) if key.name != "weight"}
-            terms[name] = term.weight, factory(**{key: v.name if isinstance(v, Enum) else v for key, v in options.items()})
+        if term is None or name == "logit" and heads is None:
+            continue
+        options = {key.name: getattr(term, key.name) for key in fields(term) if key.name != "weight"}
+        options = {key: value.name if isinstance(value, Enum) else value for key, value in options.items()}
+        terms[name] = term.weight, factory(**options, **({"heads": heads} if name == "logit" else {}))
     return terms
 
 
-def check_terms(terms: dict, student: IResNet, teacher: IResNet, student_name: str, teacher_name: str) -> None:
-    """RecipeError before training where a term cannot compare the two networks; found by one forward pass of two blank images."""
-    blank = torch.zeros(2, 3, 112, 112)
+def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork) -> Projections | None:
+    """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
+
+    A stage that either network lacks gets no hint: its term says so.
+    """
+    feature, embedding = recipe.distill.feature, recipe.distill.embedding
+    hints = []
+    if feature is not None and feature.hint is not Hint.none:
+        count = min(len(student.feature_info), len(teacher.feature_info))
+        hints = [(s, student.feature_info[s - 1]["channels"], teacher.feature_info[s - 1]["channels"]) for s in feature.stages if s <= count]
+    linear = embedding is not None and embedding.projection is Projection.linear
+    if not hints and not linear:
+        return None
+    with torch.random.fork_rng(devices=()):
+        return Projections(
+            hints, batch_norm=bool(hints) and feature.hint is Hint.conv_bn,
+            embedding=(student.head_hidden_size, teacher.head_hidden_size) if linear else None,
+        )
+
+
+def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork, teacher_name: str) -> Projections | None:
+    """The projections of the recipe's terms; RecipeError before training where a term cannot compare the two networks.
+
+    Found by one forward pass of four blank images. Class centres, which depend on the people, are looked at by inherit_centres.
+    """
+    projections, student_name = make_projections(recipe, student, teacher), recipe.network.backbone
+    trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
     with torch.no_grad():
-        ours, theirs = student.eval().forward_all(blank), teacher.eval().forward_all(blank)
-        for name, (_, term) in terms.items():
+        ours, theirs = trunk(blank), teacher.eval().forward_all(blank) if isinstance(teacher, IResNet) else teacher.forward_all(blank)
+        for name, (_, term) in make_terms(recipe).items():
             try:
-                term(ours, theirs)
+                term(ours, theirs, torch.zeros(4, dtype=torch.long))
             except ValueError as error:
                 raise RecipeError(
-                    f"distill.{name} does not fit student {student_name} and teacher {teacher_name}: {error}; "
-                    "use a teacher of the student's architecture (network.*) or drop the term"
+                    f"distill.{name} does not fit student {student_name} and teacher {teacher_name}: {error}; {REMEDIES[name]}"
                 ) from None
-    student.train()
+    centres = recipe.distill.centres
+    if centres is not None and student.head_hidden_size != teacher.head_hidden_size:
+        raise RecipeError(
+            f"distill.centres does not fit student {student_name} and teacher {teacher_name}: embeddings of {student.head_hidden_size} and "
+            f"{teacher.head_hidden_size}; set network.embedding={teacher.head_hidden_size}"
+        )
+    trunk.train()
+    return projections
+
+
+def inherit_centres(
+    recipe: Recipe, head: MarginHead | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
+) -> tuple[MarginHead, MarginHead] | None:
+    """The student's head and one with the teacher's class centres, where `logit` needs them; sets the student's for `centres`.
+
+    CheckpointError, naming both, where the teacher did not learn these very classes.
+    """
+    def centres_of(source: CentreSource, name: str) -> dict[str, torch.Tensor]:
+        if source is CentreSource.mean:
+            return {"centres": mean_centres(teacher, faces, device)}
+        return learnt_centres(teacher_path, faces.class_names, f"distill.{name}")
+
+    inherited, logit = recipe.distill.centres, recipe.distill.logit
+    if inherited is not None:
+        state = centres_of(inherited.source, "centres")
+        load_module(head, head.state_dict() | {"centres": state["centres"]}, f"{teacher_path} (its class centres)")
+        head.centres.requires_grad_(inherited.trainable)
+    if logit is None:
+        return None
+    state, classes = centres_of(logit.source, "logit"), len(faces.class_names)
+    with torch.random.fork_rng(devices=()):
+        theirs = make_head(recipe, state["centres"].shape[1], classes, subcentres=len(state["centres"]) // classes)
+    load_module(theirs, {name: state[name] for name in theirs.state_dict() if name in state}, f"{teacher_path} (its head)")
+    return head, theirs.to(device).requires_grad_(False).eval()
 
 
 def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
@@ -261,7 +349,7 @@ def begin_folder(folder: Path, recipe: Recipe, identity: dict, faces: FaceSet) -
 
 def parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """The module under DDP where there are several processes."""
-    if dist.world_size() == 1:
+    if dist.world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 

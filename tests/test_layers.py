@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "runtime": EVERYBODY,
     "evaluation": EVERYBODY | {"data", "runtime"},
     "teachers": EVERYBODY | {"models", "runtime", "engine"},
+    "centres": EVERYBODY | {"data", "models"},
     "terms": EVERYBODY | {"models", "heads", "losses"},
     "distiller": EVERYBODY | {"teachers", "models", "heads", "losses"},
 }
