@@ -35,6 +35,6 @@ setup(
         "matplotlib>=3.11.2",
     ],
     extras_require={
-        "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41"],
+        "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "pytorch-metric-learning>=2.9.0", "setuptools>=68", "wheel>=0.41"],
     },
 )
