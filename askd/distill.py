@@ -18,7 +18,7 @@ from askd.teach import build_backbone, check_method, choose_device, make_terms, 
 from askd.teachers import load_network
 
 WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
-NOT_INHERITED = ("recipe", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.", "head.weight")
+NOT_INHERITED = ("recipe", "method", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.", "head.weight")
 
 
 def main(argv: list[str]) -> None:

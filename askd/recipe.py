@@ -1,6 +1,7 @@
 """A recipe: everything an experiment depends on, typed, from one YAML and the command line.
 
-`load(argv)` merges, in this order, the schema's defaults, the recipe it `extends`, the recipe's own YAML and `key=value` arguments.
+`load(argv)` merges, in this order, the schema's defaults, the recipe it `extends`, the recipe's own YAML, the methods that `method=A+B`
+names, whose `distill` takes the place of the recipe's, and `key=value` arguments.
 """
 from __future__ import annotations
 
@@ -28,8 +29,12 @@ def load(argv: list[str]) -> Recipe:
     name = overrides.pop("recipe", None)
     if name is None:
         raise RecipeError(f"say which recipe: recipe=NAME, one of {', '.join(list_resources('recipes'))}, or a path to a YAML file")
-    path = find_resource("recipes", name)
-    layers = [*_read(path), _dotlist(overrides)]
+    path, method = find_resource("recipes", name), overrides.pop("method", None)
+    layers = _read(path)
+    if method is not None:
+        layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
+        layers += [layer for part in method.split("+") for layer in _read(find_resource("methods", part))]
+    layers.append(_dotlist(overrides))
     config = OmegaConf.structured(Recipe)
     for where, layer in layers:
         _check_keys(Recipe, layer, where)
@@ -38,7 +43,7 @@ def load(argv: list[str]) -> Recipe:
         except OmegaConfBaseException as error:
             raise RecipeError(f"{where}: {error.full_key or 'recipe'}: {str(error.msg or error).splitlines()[0]}") from None
     if OmegaConf.is_missing(config, "name"):
-        config.name = path.stem
+        config.name = path.stem + (f"_{'+'.join(Path(part).stem for part in method.split('+'))}" if method else "")
     if OmegaConf.is_missing(config.data, "set"):
         raise RecipeError(f"{path}: data.set is missing; name a dataset card, one of {', '.join(list_resources('datasets'))}")
     try:
@@ -107,6 +112,9 @@ def help_text(verb: str, what: str, usage: str) -> str:
     """What `python -m askd.VERB --help` prints: usage, recipes with their first comment line, keys with type, default and meaning."""
     lines = [what, "", f"  python -m askd.{verb} {usage}", "", "recipes"]
     for name, path in list_resources("recipes").items():
+        lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
+    lines += ["", "methods (method=NAME or NAME+NAME, in place of the recipe's own distill)"]
+    for name, path in list_resources("methods").items():
         lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
     lines += ["", "keys (default)"]
     for key, default, doc in _documented(Recipe, ""):

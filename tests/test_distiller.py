@@ -179,7 +179,7 @@ def test_options_of_the_term_reach_the_loss():
     for space in ("maps", "logits"):
         for reduction in ("mean", "sum"):
             for channel, spatial in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
-                value = attention_term(space, reduction, channel, spatial)(student, teacher)
+                value = attention_term(space, reduction, channel, spatial)(student, teacher, None)
                 expected = attention_similarity(
                     student.attention, teacher.attention, space=space, reduction=reduction,
                     channel=channel, spatial=spatial,
@@ -194,11 +194,11 @@ def test_options_of_the_term_reach_the_loss():
 ])
 def test_term_refuses_what_it_cannot_do(options):
     with pytest.raises(ValueError):
-        attention_term(*options)(maps(0), maps(1))
+        attention_term(*options)(maps(0), maps(1), None)
 
 
 def test_term_refuses_networks_that_do_not_match():
     with pytest.raises(ValueError, match="same number of attention blocks, got 3 and 2"):
-        attention_term("maps", "mean", 1.0, 1.0)(maps(0), maps(1, blocks=2))
+        attention_term("maps", "mean", 1.0, 1.0)(maps(0), maps(1, blocks=2), None)
     with pytest.raises(ValueError, match="got 3 and 0"):
-        attention_term("maps", "mean", 1.0, 1.0)(maps(0), Features(torch.zeros(1), (), ()))
+        attention_term("maps", "mean", 1.0, 1.0)(maps(0), Features(torch.zeros(1), (), ()), None)
