@@ -268,13 +268,14 @@ def run_one(argv: list[str]) -> None:
         else:
             role = "baseline" if method == "base" else "student"
             folder = train_role(recipe, role, device, Path(recipe.teacher.checkpoint))
-        rows = benchmark(recipe, {role: folder}, Path(recipe.out) / recipe.name / "benchmark" / f"seed{recipe.seed}", device)
+        scored = Path(recipe.out) / recipe.name / "benchmark" / f"seed{recipe.seed}"
+        benchmark(recipe, {role: folder}, scored, device)
         memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     log = folder / "metrics.jsonl"
     rates = [line["images_per_second"] for line in map(json.loads, log.read_text().splitlines()) if "images_per_second" in line] if log.is_file() else []
     network, _ = load_network(folder)
     document = {
-        "path": str(folder), "sha256": weights_hash(network), "rows": [{**asdict(row), "tar": {f"{far:g}": tar for far, tar in row.tar.items()}} for row in rows],
+        "path": str(folder), "sha256": weights_hash(network), "rows": json.loads((scored / "results.json").read_text())["rows"],
         "cost": {"images_per_second": statistics.median(rates), "memory_gb": memory / 2**30} if rates else None,
     }
     outcome.write_text(json.dumps(document))

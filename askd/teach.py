@@ -132,6 +132,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
     if dist.is_main():
         begin_folder(folder, recipe, identity, faces)
+        if isinstance(teacher_network, OnnxNetwork):
+            print(f"teacher: {teacher_network.path}, fed {teacher_network.fed()}", file=sys.stderr)
         print(
             f"{why}{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
             f"{', '.join(map(str, sizes))} px on {device}, {precision.why}; {len(faces)} images of {len(faces.class_names)} "

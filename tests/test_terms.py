@@ -3,16 +3,27 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
+import onnx
 import pytest
+import safetensors.torch
+import torch
 
+from askd.engine.checkpoint import read_state
+from askd.errors import RecipeError
+from askd.models.iresnet import IResNet
+from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import fill_defaults, load, training_view
 from askd.schema import Distill
-from askd.teach import make_terms
-from askd.terms import TERMS
+from askd.teach import check_method, make_head, make_terms
+from askd.terms import REMEDIES, TERMS
 from tiny import distilled, run, world  # noqa: F401, fixtures
+
+
+SMALL = dict(blocks=(1, 1, 1, 1), widths=(4, 4, 8, 8), stem_stride=2, attention="cbam", reduction=2)
 
 
 def schema_of(name: str) -> set[str]:
@@ -24,6 +35,10 @@ def schema_of(name: str) -> set[str]:
 @pytest.mark.parametrize("name", TERMS)
 def test_factories_take_the_keys_of_their_field(name):
     assert set(inspect.signature(TERMS[name]).parameters) - {"heads"} == schema_of(name)
+
+
+def test_every_term_says_what_would_fit():
+    assert set(REMEDIES) == set(TERMS)
 
 
 def test_a_recipe_names_its_terms_and_may_drop_inherited_ones():
@@ -68,3 +83,143 @@ def test_a_teacher_of_another_width_is_refused_before_training(distilled, tmp_pa
     )
     assert done.status == 2 and "distill.embedding does not fit student iresnet10" in done.err and "(4, 16)" in done.err
     assert not (tmp_path / "runs").exists()
+
+
+ALL = {
+    "attention": 5, "feature": 20, "relation": 4, "logit": 1, "embedding": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def everything(distilled, tmp_path_factory):  # noqa: F811
+    """A student of every term at once, on the classes' centres that its teacher learnt, and where it ran."""
+    cwd = tmp_path_factory.mktemp("everything")
+    done = run(
+        "distill", f"recipe={distilled.world.recipe}", "method=askd+fskd+cross+kd+embedding+centres", "name=mini", "precision=fp32",
+        f"teacher.checkpoint={distilled.of('teacher')}", "baseline.enabled=false", "after=[]", "distill.embedding.projection=linear", cwd=cwd,
+    )
+    assert done.status == 0, done.err
+    return cwd / "runs" / "mini" / "student" / "seed0"
+
+
+def test_all_terms_go_together_and_add_up(everything):
+    lines = [line for line in map(json.loads, (everything / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+    assert len(lines) == 3
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["identity"] + sum(weight * line[name] for name, weight in ALL.items()), rel=1e-5)
+
+
+def test_projections_are_checkpointed_and_not_exported(everything):
+    modules = read_state(everything / "checkpoints" / "step_00000003.pt")["modules"]
+    assert set(modules) == {"trunk", "head", "projections"}
+    assert {key.split(".")[0] for key in modules["projections"]} == {"hints", "embedding"}
+    model = safetensors.torch.load_file(everything / "model.safetensors")
+    assert model.keys() == modules["trunk"].keys() and all(torch.equal(model[key], modules["trunk"][key]) for key in model)
+    assert modules["projections"]["hints.0.1.num_batches_tracked"].item() == 3  # trained along
+
+
+def test_inherited_centres_stay_the_teacher_s(everything, distilled):  # noqa: F811
+    ours, theirs = (safetensors.torch.load_file(folder / "head.safetensors") for folder in (everything, distilled.of("teacher")))
+    assert ours.keys() == theirs.keys() == {"centres"} and torch.equal(ours["centres"], theirs["centres"])
+
+
+@pytest.fixture
+def means(tmp_path) -> OnnxNetwork:
+    """A foreign recogniser: the mean of each channel."""
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["image"], ["embedding"], axes=[2, 3], keepdims=0)], "means",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 112, 112])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "means.onnx")
+    return OnnxNetwork(tmp_path / "means.onnx")
+
+
+def refused(*arguments, student, teacher) -> str:
+    with pytest.raises(RecipeError) as error:
+        check_method(load(["recipe=demo", *arguments]), student, teacher, "their.onnx")
+    message = str(error.value)
+    assert "\n" not in message and "student iresnet10" in message and "teacher their.onnx" in message
+    return message
+
+
+@pytest.mark.parametrize("method, said", [
+    ("askd", "distill.attention does not fit .* got 4 and 0; use a teacher of the student's attention"),
+    ("fskd", "distill.feature does not fit .*the teacher has 0; use a teacher that is a run of ours with such stages"),
+    ("at", "the teacher has 0"), ("cross", "distill.relation does not fit .*the teacher 0; .*distill.relation.cross=0"),
+    ("embedding", r"embeddings of student \(4, 6\) and teacher \(4, 3\) cannot be compared; set network.embedding"),
+    ("centres", "distill.centres does not fit .*embeddings of 6 and 3; set network.embedding=3"),
+])
+def test_what_an_onnx_teacher_lacks_is_said_before_training(method, said, means):
+    assert re.search(said, refused(f"method={method}", student=IResNet(**SMALL, embedding=6), teacher=means))
+
+
+def test_what_an_onnx_teacher_can_give(means):
+    student = IResNet(**SMALL, embedding=6)
+    for arguments in (["method=embedding", "distill.embedding.projection=linear"], ["method=rkd"], ["method=kd_mean"]):
+        projections = check_method(load(["recipe=demo", *arguments]), student, means, "their.onnx")
+        assert (projections is None) == (arguments[0] != "method=embedding")
+    assert check_method(load(["recipe=demo", "method=embedding"]), IResNet(**SMALL, embedding=3), means, "their.onnx") is None
+
+
+def test_hints_fit_stages_of_other_widths_and_none_does_not():
+    student, teacher = IResNet(**SMALL, embedding=6), IResNet(**SMALL | {"widths": (4, 6, 8, 10)}, embedding=6)
+    projections = check_method(load(["recipe=demo", "method=fskd"]), student, teacher, "theirs")
+    assert [hint[0].weight.shape[:2] for hint in projections.hints] == [(4, 4), (6, 4), (8, 8), (10, 8)]
+    assert check_method(load(["recipe=demo", "method=fitnet"]), student, teacher, "theirs").hints[0].weight.shape[:2] == (6, 4)
+    message = refused("method=fskd", "distill.feature.hint=none", student=student, teacher=teacher).replace("theirs", "")
+    assert "stage 2: features of student (4, 4, 28, 28) and teacher (4, 6, 28, 28)" in message
+    assert "cross" in refused("method=cross", student=student, teacher=teacher)
+    assert "stages 5" in refused("method=fskd", "distill.feature.stages=[5]", student=student, teacher=teacher)
+
+
+def test_projections_draw_from_nobody_else_s_random_numbers():
+    student, teacher, recipe = IResNet(**SMALL, embedding=6), IResNet(**SMALL, embedding=6), load(["recipe=demo", "method=fskd"])
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = check_method(recipe, student, teacher, "theirs")
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(5)
+    again = check_method(recipe, student, teacher, "theirs")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize("logits", ["margin", "cosine"])
+def test_kd_softens_the_logits_of_both_heads(logits):
+    recipe = load(["recipe=demo", "method=kd", f"distill.logit.logits={logits}", "distill.logit.temperature=3"])
+    torch.manual_seed(0)
+    heads = make_head(recipe, 6, 5), make_head(recipe, 4, 5, subcentres=2)
+    (weight, term), = make_terms(recipe, heads).values()
+    from askd.losses.logit import softened_divergence
+    from askd.models.features import Features
+
+    embeddings, label = (torch.randn(3, 6), torch.randn(3, 4)), torch.tensor([0, 4, 2])
+    ours, theirs = (
+        head.logits(e, label) if logits == "margin" else recipe.head.logit_scale * head.cosine(e) for head, e in zip(heads, embeddings)
+    )
+    assert weight == 1 and torch.equal(term(*(Features(e, (), ()) for e in embeddings), label), softened_divergence(ours, theirs, 3))
+
+
+def test_a_student_learns_from_a_recogniser_without_labels(distilled, means, tmp_path):  # noqa: F811
+    done = run(
+        "distill", f"recipe={distilled.world.recipe}", "method=embedding", "name=mini", f"teacher.checkpoint={means.path}", "head.weight=0",
+        "network.embedding=3", "baseline.enabled=false", "after=[benchmark]", "eval.sizes=[14]", cwd=tmp_path,
+    )
+    assert done.status == 0, done.err
+    folder = tmp_path / "runs" / "mini" / "student" / "seed0"
+    lines = [line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+    assert all(line["loss"] == pytest.approx(10 * line["embedding"]) and "identity" not in line for line in lines)
+    assert not (folder / "head.safetensors").exists()
+    assert json.loads((folder / "meta.json").read_text())["teacher"]["sha256"] == means.sha256
+    for arguments, said in (
+        (["method=kd_mean"], "needs class centres of the student"), (["method=base", "baseline.enabled=true"], "distils nothing"),
+        (["method=embedding", "baseline.enabled=true"], "a baseline has nothing else to learn from"),
+    ):
+        refusal = run(
+            "distill", f"recipe={distilled.world.recipe}", f"teacher.checkpoint={means.path}", "head.weight=0", "network.embedding=3",
+            *arguments, cwd=tmp_path,
+        )
+        assert refusal.status == 2 and said in refusal.err

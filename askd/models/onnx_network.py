@@ -52,6 +52,12 @@ class OnnxNetwork:
         embedding = np.concatenate([self.session.run(None, {name: part})[0] for part in parts])
         return Features(torch.from_numpy(embedding).to(image.device), (), ())
 
+    def fed(self) -> str:
+        """The input's convention in words, for whoever must notice that it is not this model's."""
+        source = self.path.with_suffix(".yaml").name if self.input not in (INSIGHTFACE, NORMALISES_ITSELF) else "InsightFace's convention"
+        mean, std = (", ".join(f"{number:g}" for number in self.input[key]) for key in ("mean", "std"))
+        return f"{self.input['colour']} as (x - [{mean}]) / [{std}] by {source}"
+
     def __call__(self, image: Tensor) -> Tensor:
         """The embedding alone, (B, 3, 112, 112) -> (B, E)."""
         return self.forward_all(image).embedding
