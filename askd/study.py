@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -297,7 +298,7 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
                               "less, as far as there is room"])
 
 
-def seconds_per_step(recipe: Recipe, method: str, classes: int) -> float:
+def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Median time of one training step (forward, backward, optimiser) of a method: `teacher` and `base` learn from labels alone."""
     device = torch.device(choose_device(recipe))
     precision = choose_precision(recipe.precision.name, device)
@@ -319,14 +320,14 @@ def seconds_per_step(recipe: Recipe, method: str, classes: int) -> float:
     label = torch.randint(classes, (recipe.train.batch,), device=device)
     times = []
     for _ in range(TIMED_STEPS + 1):
-        began = time.perf_counter()
+        began = clock()
         optimizer.zero_grad()
         with precision.autocast():
             loss = distiller(*images, label)["loss"]
         loss.backward()
         optimizer.step()
         loss.item()  # waits for the device
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return statistics.median(times[1:])
 
 

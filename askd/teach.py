@@ -325,7 +325,7 @@ def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
         raise CheckpointError(f"{folder} holds a run and resume=never; remove it, or give this one another name=")
     try:
         changes = differences(identity, fill_defaults(identity, dict(json.loads(stored.read_text()))))
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{stored} is corrupt ({error}); remove {folder} to train again") from None
     if changes:
         raise CheckpointError(

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from askd.engine.checkpoint import read_state
 from askd.errors import RecipeError
@@ -223,3 +224,27 @@ def test_a_student_learns_from_a_recogniser_without_labels(distilled, means, tmp
             *arguments, cwd=tmp_path,
         )
         assert refusal.status == 2 and said in refusal.err
+
+
+def test_a_teacher_that_was_taught_itself_is_its_recipe_s_student(distilled, means, tmp_path):  # noqa: F811
+    common = {"extends": str(distilled.world.recipe), "network": {"embedding": 3}, "baseline": {"enabled": False}, "after": []}
+    above = common | {
+        "head": {"weight": 0}, "data": {"sizes": [112]}, "teacher": {"checkpoint": str(means.path)},
+        "distill": {"attention": None, "embedding": {"weight": 1}}, "eval": {"during": []},
+    }
+    (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
+    (tmp_path / "below.yaml").write_text(yaml.safe_dump(common | {"teacher": {"recipe": str(tmp_path / "above.yaml")}}))
+    done = run("distill", "recipe=below.yaml", cwd=tmp_path)
+    assert done.status == 0, done.err
+    runs = tmp_path / "runs"
+    assert {path.name for path in runs.iterdir()} == {"above", "below"} and [path.name for path in (runs / "above").iterdir()] == ["student"]
+    meta = {name: json.loads((runs / name / "student" / "seed0" / "meta.json").read_text()) for name in ("above", "below")}
+    assert meta["above"]["sizes"] == [112] and meta["above"]["teacher"]["path"] == str(means.path)
+    assert meta["below"]["sizes"] == [14] and meta["below"]["teacher"]["path"] == "runs/above/student/seed0"
+    assert "fed RGB as (x - [127.5]) / [127.5] by InsightFace's convention" in done.err
+
+    refusal = run("distill", "recipe=below.yaml", "method=kd", "name=other", cwd=tmp_path)
+    assert refusal.status == 2 and "distill.logit takes class centres from a teacher that recipe above trains without any" in refusal.err
+    (tmp_path / "above.yaml").write_text(yaml.safe_dump(common | {"teacher": {"recipe": str(tmp_path / "below.yaml")}}))
+    refusal = run("distill", "recipe=below.yaml", "name=other", cwd=tmp_path)
+    assert refusal.status == 2 and "teacher.recipe goes in a circle" in refusal.err
