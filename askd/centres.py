@@ -21,21 +21,22 @@ from askd.models.features import Features
 def learnt_centres(run: Path, class_names: Sequence[str], asked_by: str) -> dict[str, Tensor]:
     """The state of the head that a run folder was trained with: `centres` (C * subcentres, E), and AdaFace's norms where it has them.
 
-    asked_by: the key that wants them, for messages. CheckpointError where the run has no head (a foreign network, one trained without labels), or where its classes, by name and in
-    order, are not `class_names`.
+    asked_by: the key that wants them, for messages. CheckpointError where the run has no head (a foreign network, one trained without
+    labels), or where its classes, by name and in order, are not `class_names`.
     """
     run = run.parent if run.suffix == ".safetensors" else run
     weights, names = run / "head.safetensors", run / "classes.txt"
     remedy = f"take the means of its embeddings ({asked_by}.source=mean), or another teacher"
     if not weights.is_file() or not names.is_file():
-        raise CheckpointError(f"{asked_by}: teacher {run} has no class centres (head.safetensors with classes.txt, of a run trained with labels); {remedy}")
+        lacks = "has no class centres (head.safetensors with classes.txt, of a run trained with labels)"
+        raise CheckpointError(f"{asked_by}: teacher {run} {lacks}; {remedy}")
     theirs = names.read_text().splitlines()
     if theirs != list(class_names):
         at = next((i for i, (a, b) in enumerate(zip(theirs, class_names)) if a != b), min(len(theirs), len(class_names)))
         first = [side[at] if at < len(side) else "none" for side in (theirs, list(class_names))]
         raise CheckpointError(
-            f"{asked_by}: teacher {run} learnt other classes: {len(theirs)} people, here {len(class_names)}; class {at} is {first[0]!r} there and "
-            f"{first[1]!r} here; {remedy}"
+            f"{asked_by}: teacher {run} learnt other classes: {len(theirs)} people, here {len(class_names)}; "
+            f"class {at} is {first[0]!r} there and {first[1]!r} here; {remedy}"
         )
     try:
         state = safetensors.torch.load_file(weights)

@@ -12,9 +12,10 @@ from askd.centres import learnt_centres
 from askd.engine import dist
 from askd.errors import RecipeError
 from askd.export import export
+from askd.method import check_method, make_terms, teaches
 from askd.recipe import load
 from askd.schema import After, CentreSource, Recipe
-from askd.teach import build_backbone, check_method, choose_device, make_terms, open_training, teaches, train_role
+from askd.teach import build_backbone, choose_device, open_training, train_role
 from askd.teachers import load_network
 
 WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
@@ -71,9 +72,9 @@ def check_first(recipe: Recipe, argv: list[str], students: tuple[str, ...] = ())
     if checkpoint is None:
         teacher = build_backbone(teaching, "teacher", None)
         if source and not teaching.head.weight:
-            raise RecipeError(f"{source} takes class centres from a teacher that recipe {teaching.name} trains without any; give it source=mean")
+            raise RecipeError(f"{source} takes class centres from a teacher that {teaching.name} trains without any; give it source=mean")
         if source and teaching is not recipe and open_training(teaching)[1].class_names != faces.class_names:
-            raise RecipeError(f"{source} takes class centres from a teacher that recipe {teaching.name} trains on other people; give it source=mean")
+            raise RecipeError(f"{source} takes class centres from a teacher that {teaching.name} has other people for; give it source=mean")
         if teaching is not recipe and has_teacher(teaching):
             check_first(teaching, [f"recipe={recipe.teacher.recipe}", *inherited(argv)], (*students, recipe.name))
     else:

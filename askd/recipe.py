@@ -248,9 +248,11 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
         need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
     if distill.feature is not None:
         stages = distill.feature.stages
-        need(bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages), "distill.feature.stages", stages, "distinct stages, from 1 on")
+        distinct = bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages)
+        need(distinct, "distill.feature.stages", stages, "distinct stages, from 1 on")
         if distill.feature.distance is FeatureDistance.at:
-            need(distill.feature.hint is Hint.none, "distill.feature.hint", distill.feature.hint.name, "none with distance=at, which sums over channels")
+            hint = distill.feature.hint
+            need(hint is Hint.none, "distill.feature.hint", hint.name, "none with distance=at, which sums over channels")
     if distill.relation is not None:
         factors = [distill.relation.distance, distill.relation.angle, distill.relation.cross]
         need(min(factors) >= 0 < max(factors), "distill.relation", factors, "distance, angle and cross of 0 or more, one of them above 0")
@@ -258,7 +260,7 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     if distill.logit is not None:
         need(distill.logit.temperature > 0, "distill.logit.temperature", distill.logit.temperature, "above 0")
         means = distill.logit.source is CentreSource.mean and distill.logit.logits is Logits.margin and head.kind is Margin.adaface
-        need(not means, "distill.logit.source", "mean", "learnt with AdaFace's margin logits, whose feature norms go with centres; or take logits=cosine")
+        need(not means, "distill.logit.source", "mean", "learnt with AdaFace's margin logits, which need feature norms (or logits=cosine)")
     for name in ("logit", "centres"):
         if getattr(distill, name) is not None:
             need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")

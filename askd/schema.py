@@ -238,7 +238,7 @@ class Eval:
 @dataclass
 class Teacher:
     checkpoint: Optional[str] = None
-    """Run folder, checkpoint, ONNX recogniser or InsightFace pack of the frozen teacher; null: the run of teacher.recipe, trained first if it is not there."""
+    """Run folder, checkpoint, ONNX recogniser or InsightFace pack of the frozen teacher; null: teacher.recipe's, trained if need be."""
     recipe: Optional[str] = None
     """Recipe that trains the teacher; null: this one. The student of a recipe that names a teacher, the teacher of any other."""
     sizes: list[int] = field(default_factory=lambda: [112])

@@ -7,14 +7,11 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,15 +26,18 @@ from askd.distill import check_first, find_teacher
 from askd.distiller import Distiller, Trunk
 from askd.engine import dist
 from askd.engine.precision import choose_precision
+from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
 from askd.evaluation.comparison import plot_differences, tables
+from askd.method import make_head, make_projections, make_terms
 from askd.recipe import load, training_view
 from askd.schema import Recipe
-from askd.teach import build_backbone, choose_device, make_head, make_projections, make_terms, open_training, train_role
+from askd.teach import build_backbone, choose_device, open_training, train_role
 from askd.teachers import Frozen, load_network, weights_hash
 
 WHAT = "Compare methods on one recipe: teacher, baseline and every method, over sizes and seeds, with paired intervals and cost."
-USAGE = "recipe=NAME methods=[base,askd,askd+kd] [sizes=[28,14,all]] [seeds=3] [out=study] [jobs=1] [threads=N] [dry_run=true] [key=value ...]  |  report RESULTS.jsonl"
+USAGE = "recipe=NAME methods=[base,askd,askd+kd] [sizes=[28,14,all]] [seeds=3] [out=study] [jobs=1] " \
+        "[threads=N] [dry_run=true] [key=value ...]  |  report RESULTS.jsonl"
 TIMED_STEPS = 3
 
 
@@ -100,11 +100,12 @@ class Study:
         if job.method == "teacher":
             return common
         name = job.name(self.recipe_name())
-        return [*common, f"method={job.method}", f"data.sizes={list(job.sizes)}", f"name={name}", *([f"teacher.checkpoint={teacher}"] if teacher else [])]
+        taught = [f"teacher.checkpoint={teacher}"] if teacher else []
+        return [*common, f"method={job.method}", f"data.sizes={list(job.sizes)}", f"name={name}", *taught]
 
 
 def main(argv: list[str]) -> None:
-    """`python -m askd.study recipe=NAME methods=[...] ...`, or `report FILE.jsonl`; `run` is one run of a study, in a process of its own."""
+    """`python -m askd.study recipe=NAME methods=[...] ...`, or `report FILE.jsonl`; `run` is one run, in a process of its own."""
     if argv[:1] == ["run"]:
         return run_one(argv[1:])
     if argv[:1] == ["report"] and len(argv) == 2:
@@ -177,7 +178,7 @@ def check(study: Study) -> Recipe:
         recipe = load(arguments)
         check_first(recipe, arguments)
         if method == "base" and not recipe.head.weight:
-            raise RecipeError(f"head.weight=0 leaves the baseline nothing to learn; drop base from methods= or use another recipe than {recipe.name}")
+            raise RecipeError("head.weight=0 leaves the baseline nothing to learn; drop base from methods=, or take another recipe")
     return load([study.given[0], *study.arguments(Job("teacher", (112,), seed))[1:]])
 
 
@@ -188,8 +189,8 @@ def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
         teacher = find_line(study, Job("teacher", (112,), job.seed), lines)
         taught_by = teacher and teacher["sha256"]
     key = (study.recipe_name(), job.method, list(job.sizes), job.seed, study.settings(job), taught_by)
-    same = (line for line in lines if (line["recipe"], line["method"], line["sizes"], line["seed"], line["settings"], line["teacher"]) == key)
-    return next(same, None)
+    parts = ("recipe", "method", "sizes", "seed", "settings", "teacher")
+    return next((line for line in lines if tuple(line[part] for part in parts) == key), None)
 
 
 def read(path: Path) -> list[dict]:
@@ -199,35 +200,31 @@ def read(path: Path) -> list[dict]:
         try:
             lines.append(json.loads(text))
         except ValueError:
-            raise CheckpointError(f"{path}:{number} is no line of JSON, cut short perhaps; remove it, and its run is taken up again") from None
+            raise CheckpointError(f"{path}:{number} is no line of JSON, cut short perhaps; remove it to take up its run again") from None
     return lines
 
 
 def run_all(study: Study, results: Path) -> list[str]:
     """Run what has no line yet, teachers first, `jobs` at a time; returns what failed, a phrase each."""
-    lock, failed, children = threading.Lock(), [], set()
+    failed: list[str] = []
+    lock = threading.Lock()
+    logs = study.out / "logs"
+    logs.mkdir(exist_ok=True)
+    environment = {"OMP_NUM_THREADS": str(study.threads)} if study.threads else {}
 
-    def run(job: Job) -> None:
-        lines = read(results)
+    def run(job: Job, launch: Launch) -> None:
+        with lock:
+            lines = read(results)
         teacher = None if job.method == "teacher" else find_line(study, Job("teacher", (112,), job.seed), lines)
         if find_line(study, job, lines) is not None:
             return
         if job.method != "teacher" and teacher is None:
             failed.append(f"{job}: no teacher")
             return
-        logs = study.out / "logs"
-        logs.mkdir(exist_ok=True)
         log, outcome = (logs / f"{job.name(study.recipe_name())}_seed{job.seed}.{kind}" for kind in ("txt", "json"))
         arguments = [f"job={job.method}", f"outcome={outcome}", *study.arguments(job, teacher and teacher["path"])]
-        environment = {**os.environ, **({"OMP_NUM_THREADS": str(study.threads)} if study.threads else {})}
         print(f"begun: {job}", file=sys.stderr)
-        with open(log, "w") as said:
-            command = [sys.executable, "-m", "askd.study", "run", *arguments]
-            child = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)  # Ctrl-C comes here alone
-            children.add(child)
-            status = child.wait()
-            children.discard(child)
-        if status:
+        if launch([sys.executable, "-m", "askd.study", "run", *arguments], log, environment):
             *_, last = ["nothing said", *log.read_text().splitlines()]
             failed.append(f"{job}: {last} (see {log})")
             return
@@ -241,19 +238,7 @@ def run_all(study: Study, results: Path) -> list[str]:
             os.fsync(file.fileno())
         print(f"done: {job}", file=sys.stderr)
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pool = ThreadPoolExecutor(study.jobs)
-    try:
-        for jobs in (study.teachers(), study.students()):
-            list(pool.map(run, jobs))
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in list(children):  # each writes a checkpoint first
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        signal.signal(signal.SIGTERM, before)
+    in_parallel(run, (study.teachers(), study.students()), study.jobs)
     return failed
 
 
@@ -273,7 +258,8 @@ def run_one(argv: list[str]) -> None:
         benchmark(recipe, {role: folder}, scored, device)
         memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     log = folder / "metrics.jsonl"
-    rates = [line["images_per_second"] for line in map(json.loads, log.read_text().splitlines()) if "images_per_second" in line] if log.is_file() else []
+    logged = map(json.loads, log.read_text().splitlines() if log.is_file() else [])
+    rates = [line["images_per_second"] for line in logged if "images_per_second" in line]
     network, _ = load_network(folder)
     document = {
         "path": str(folder), "sha256": weights_hash(network), "rows": json.loads((scored / "results.json").read_text())["rows"],
@@ -294,8 +280,8 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
         state = f"about {steps * seconds[job.method] / 60:.0f} min" if job in pending else "done"
         lines.append(f"  {job}: {state}")
     total = sum(steps * seconds[job.method] for job in pending)
-    return "\n".join([*lines, f"{len(pending)} runs, about {total / 3600:.1f} hours of steps, one at a time and without evaluation; with jobs={study.jobs} "
-                              "less, as far as there is room"])
+    lines.append(f"{len(pending)} runs, about {total / 3600:.1f} hours of steps, one at a time and without evaluation (jobs={study.jobs})")
+    return "\n".join(lines)
 
 
 def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -316,14 +302,15 @@ def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[
     distiller = Distiller(Trunk(backbone, projections), head, teacher, terms, recipe.head.weight)
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, fused=True)
-    images = [(torch.rand(recipe.train.batch, 3, 112, 112, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    images = torch.rand(2, recipe.train.batch, 3, 112, 112, device=device) * 2 - 1
+    hr, lr = (image.contiguous(memory_format=torch.channels_last) for image in images)
     label = torch.randint(classes, (recipe.train.batch,), device=device)
     times = []
     for _ in range(TIMED_STEPS + 1):
         began = clock()
         optimizer.zero_grad()
         with precision.autocast():
-            loss = distiller(*images, label)["loss"]
+            loss = distiller(hr, lr, label)["loss"]
         loss.backward()
         optimizer.step()
         loss.item()  # waits for the device
@@ -348,18 +335,20 @@ def report(lines: list[dict]) -> str:
 
 def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     """OUT/report.md, which states the protocol, and OUT/differences.png."""
-    ahead = len(study.teachers()) + len(study.students()) - len(lines)
-    schedule = f"{recipe.train.epochs:g} epochs of batches of {recipe.train.batch}, {recipe.train.optimizer.name}, {recipe.train.schedule.name}"
+    missing = len(study.teachers()) + len(study.students()) - len(lines)
+    data, network, learns = recipe.data, recipe.network, recipe.train
+    trained_at = " | ".join("+".join(map(str, sizes)) for sizes in study.sizes)
+    again = f"methods=[{','.join(study.methods)}] seeds=[{','.join(map(str, study.seeds))}]"
     text = [
         f"# {recipe.name}: {', '.join(study.methods)}", "",
-        f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods; training at "
-        f"{' | '.join('+'.join(map(str, sizes)) for sizes in study.sizes)} px of {recipe.data.set}, degradation {recipe.data.degradation.name}; "
-        f"{recipe.network.backbone} with {recipe.network.attention.name}, started from {recipe.network.init}; {schedule}. Of one seed all runs have the same "
-        "weights to start from, the same images in the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. "
-        f"Checkpoint: {recipe.eval.select}. Differences are paired by seed; intervals are Student's t over seeds, and say how training varies, "
-        "not how the test people do.",
-        "", f"    python -m askd.study {' '.join(study.given)} methods=[{','.join(study.methods)}] seeds=[{','.join(map(str, study.seeds))}]", "",
-        *([f"**Unfinished: {ahead} runs are missing.**", ""] if ahead else []), tables(lines),
+        f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods; training at {trained_at} px of "
+        f"{data.set}, degradation {data.degradation.name}; {network.backbone} with {network.attention.name}, started from {network.init}; "
+        f"{learns.epochs:g} epochs of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
+        f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same weights to start from, the same images in "
+        "the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. Differences are paired by seed; intervals are "
+        "Student's t over seeds, and say how training varies, not how the test people do.",
+        "", f"    python -m askd.study {' '.join(study.given)} {again}", "",
+        *([f"**Unfinished: {missing} runs are missing.**", ""] if missing else []), tables(lines),
     ]
     if plot_differences(lines, study.out / "differences.png"):
         text.append("![differences](differences.png)\n")

@@ -10,8 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from askd import __version__, cli
-from askd.centres import learnt_centres, mean_centres
 from askd.data.cards import Card, load_card, open_verification
 from askd.data.faces import FaceSet, Subset, split_by_hash
 from askd.data.loader import TrainingBatches, prepare
@@ -35,15 +33,13 @@ from askd.errors import CheckpointError, DataError, RecipeError
 from askd.evaluation.embed import decode_all, embed
 from askd.evaluation.overlay import attention_figure
 from askd.evaluation.verification import score_pairs
-from askd.heads.classifier import MarginHead
+from askd.method import check_method, inherit_centres, make_head, make_terms, teaches
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
 from askd.models.onnx_network import OnnxNetwork
-from askd.models.projections import Projections
 from askd.recipe import differences, fill_defaults, load, save, training_view
-from askd.schema import CentreSource, Device, Hint, Projection, Recipe, Resume
+from askd.schema import Device, Recipe, Resume
 from askd.teachers import Frozen, load_backbone, load_network, weights_hash
-from askd.terms import REMEDIES, TERMS, Term
 
 WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
 
@@ -201,7 +197,7 @@ def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | N
     if init == "teacher" and teacher is None:
         raise RecipeError("network.init=teacher, but askd.teach knows of no teacher; give the path of a run folder instead")
     if init == "teacher" and isinstance(teacher, OnnxNetwork):
-        raise RecipeError(f"network.init=teacher, but {teacher.path} is an ONNX recogniser without weights of ours; use network.init=random")
+        raise RecipeError(f"network.init=teacher, but {teacher.path} is an ONNX recogniser, no network of ours; use network.init=random")
     source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
     load_module(backbone, source.state_dict(), name)
     return backbone
@@ -214,106 +210,6 @@ def network_options(recipe: Recipe) -> dict:
         "attention": network.attention.name, "spatial_kernel": network.spatial_kernel, "reduction": network.reduction,
         "embedding": network.embedding, "dropout": network.dropout,
     }
-
-
-def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None) -> MarginHead:
-    """A new margin head by the recipe's `head`, at random; `subcentres` in place of the recipe's."""
-    head = recipe.head
-    given = {key: value for key, value in (("margins", head.margins), ("h", head.h)) if value is not None}
-    return MarginHead(
-        width, classes, head.margin, head.logit_scale, kind=head.kind.name, subcentres=subcentres or head.subcentres,
-        label_smoothing=head.label_smoothing, **given,
-    )
-
-
-def teaches(recipe: Recipe) -> bool:
-    """Whether the recipe takes anything from a teacher: a term, or its class centres."""
-    return any(getattr(recipe.distill, key.name) is not None for key in fields(recipe.distill))
-
-
-def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = None) -> dict[str, tuple[float, Term]]:
-    """The recipe's distillation terms: name -> (weight, loss). heads: the student's and the teacher's, for `logit`, left out without them."""
-    terms = {}
-    for name, factory in TERMS.items():
-        term = getattr(recipe.distill, name)
-        if term is None or name == "logit" and heads is None:
-            continue
-        options = {key.name: getattr(term, key.name) for key in fields(term) if key.name != "weight"}
-        options = {key: value.name if isinstance(value, Enum) else value for key, value in options.items()}
-        terms[name] = term.weight, factory(**options, **({"heads": heads} if name == "logit" else {}))
-    return terms
-
-
-def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork) -> Projections | None:
-    """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
-
-    A stage that either network lacks gets no hint: its term says so.
-    """
-    feature, embedding = recipe.distill.feature, recipe.distill.embedding
-    hints = []
-    if feature is not None and feature.hint is not Hint.none:
-        count = min(len(student.feature_info), len(teacher.feature_info))
-        hints = [(s, student.feature_info[s - 1]["channels"], teacher.feature_info[s - 1]["channels"]) for s in feature.stages if s <= count]
-    linear = embedding is not None and embedding.projection is Projection.linear
-    if not hints and not linear:
-        return None
-    with torch.random.fork_rng(devices=()):
-        return Projections(
-            hints, batch_norm=bool(hints) and feature.hint is Hint.conv_bn,
-            embedding=(student.head_hidden_size, teacher.head_hidden_size) if linear else None,
-        )
-
-
-def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork, teacher_name: str) -> Projections | None:
-    """The projections of the recipe's terms; RecipeError before training where a term cannot compare the two networks.
-
-    Found by one forward pass of four blank images. Class centres, which depend on the people, are looked at by inherit_centres.
-    """
-    projections, student_name = make_projections(recipe, student, teacher), recipe.network.backbone
-    trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
-    with torch.no_grad():
-        ours, theirs = trunk(blank), teacher.eval().forward_all(blank) if isinstance(teacher, IResNet) else teacher.forward_all(blank)
-        for name, (_, term) in make_terms(recipe).items():
-            try:
-                term(ours, theirs, torch.zeros(4, dtype=torch.long))
-            except ValueError as error:
-                raise RecipeError(
-                    f"distill.{name} does not fit student {student_name} and teacher {teacher_name}: {error}; {REMEDIES[name]}"
-                ) from None
-    centres = recipe.distill.centres
-    if centres is not None and student.head_hidden_size != teacher.head_hidden_size:
-        raise RecipeError(
-            f"distill.centres does not fit student {student_name} and teacher {teacher_name}: embeddings of {student.head_hidden_size} and "
-            f"{teacher.head_hidden_size}; set network.embedding={teacher.head_hidden_size}"
-        )
-    trunk.train()
-    return projections
-
-
-def inherit_centres(
-    recipe: Recipe, head: MarginHead | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
-) -> tuple[MarginHead, MarginHead] | None:
-    """The student's head and one with the teacher's class centres, where `logit` needs them; sets the student's for `centres`.
-
-    CheckpointError, naming both, where the teacher did not learn these very classes.
-    """
-    def centres_of(source: CentreSource, name: str) -> dict[str, torch.Tensor]:
-        if source is CentreSource.mean:
-            return {"centres": mean_centres(teacher, faces, device)}
-        return learnt_centres(teacher_path, faces.class_names, f"distill.{name}")
-
-    inherited, logit = recipe.distill.centres, recipe.distill.logit
-    if inherited is not None:
-        state = centres_of(inherited.source, "centres")
-        load_module(head, head.state_dict() | {"centres": state["centres"]}, f"{teacher_path} (its class centres)")
-        head.centres.requires_grad_(inherited.trainable)
-    if logit is None:
-        return None
-    state, classes = centres_of(logit.source, "logit"), len(faces.class_names)
-    with torch.random.fork_rng(devices=()):
-        theirs = make_head(recipe, state["centres"].shape[1], classes, subcentres=len(state["centres"]) // classes)
-    load_module(theirs, {name: state[name] for name in theirs.state_dict() if name in state}, f"{teacher_path} (its head)")
-    return head, theirs.to(device).requires_grad_(False).eval()
 
 
 def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:

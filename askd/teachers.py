@@ -49,7 +49,7 @@ def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
 
 
 def weights_hash(module: nn.Module | OnnxNetwork) -> str:
-    """sha256 over names and bytes of all weights (of an ONNX file: its bytes and its input): the same network anywhere has the same hash."""
+    """sha256 over names and bytes of all weights (of an ONNX file: it and its input): the same network anywhere has the same hash."""
     if isinstance(module, OnnxNetwork):
         return module.sha256
     digest = hashlib.sha256()

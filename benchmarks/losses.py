@@ -4,7 +4,8 @@
 
 Steps are forward, backward and optimiser on images of noise; no data is read. The methods take turns, `rounds` times, and the table gives
 the median, the ratio to a step without a teacher, and the term's share: what is left when the step with the cheapest term (the embedding's
-cosine) is taken away. On a CPU the clock is the processor's time, which other programs do not stretch. Nothing is asserted: read the shares.
+cosine) is taken away. On a CPU the clock is the processor's time, which other programs do not stretch. Nothing is
+asserted: read the shares.
 """
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def main() -> None:
     step = {method: statistics.median(found) for method, found in times.items()}
     recipe = recipes["base"]
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} of {os.cpu_count()} CPUs"
-    print(f"{recipe.network.backbone} with {recipe.network.attention.name}, batch {recipe.train.batch}, {classes} classes, {where}, torch {torch.__version__}")
+    network = f"{recipe.network.backbone} with {recipe.network.attention.name}"
+    print(f"{network}, batch {recipe.train.batch}, {classes} classes, {where}, torch {torch.__version__}")
     print(f"{'method':<14}{'ms/step':>10}{'of base':>10}{'term':>9}")
     for method in METHODS:
         needs_teacher = method not in ("base", "centres")

@@ -15,11 +15,11 @@ import yaml
 
 from askd.engine.checkpoint import read_state
 from askd.errors import RecipeError
+from askd.method import check_method, make_head, make_terms
 from askd.models.iresnet import IResNet
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import fill_defaults, load, training_view
 from askd.schema import Distill
-from askd.teach import check_method, make_head, make_terms
 from askd.terms import REMEDIES, TERMS
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
@@ -97,7 +97,8 @@ def everything(distilled, tmp_path_factory):  # noqa: F811
     cwd = tmp_path_factory.mktemp("everything")
     done = run(
         "distill", f"recipe={distilled.world.recipe}", "method=askd+fskd+cross+kd+embedding+centres", "name=mini", "precision=fp32",
-        f"teacher.checkpoint={distilled.of('teacher')}", "baseline.enabled=false", "after=[]", "distill.embedding.projection=linear", cwd=cwd,
+        f"teacher.checkpoint={distilled.of('teacher')}", "distill.embedding.projection=linear", "baseline.enabled=false", "after=[]",
+        cwd=cwd,
     )
     assert done.status == 0, done.err
     return cwd / "runs" / "mini" / "student" / "seed0"
@@ -237,14 +238,15 @@ def test_a_teacher_that_was_taught_itself_is_its_recipe_s_student(distilled, mea
     done = run("distill", "recipe=below.yaml", cwd=tmp_path)
     assert done.status == 0, done.err
     runs = tmp_path / "runs"
-    assert {path.name for path in runs.iterdir()} == {"above", "below"} and [path.name for path in (runs / "above").iterdir()] == ["student"]
+    assert {path.name for path in runs.iterdir()} == {"above", "below"}
+    assert [path.name for path in (runs / "above").iterdir()] == ["student"]
     meta = {name: json.loads((runs / name / "student" / "seed0" / "meta.json").read_text()) for name in ("above", "below")}
     assert meta["above"]["sizes"] == [112] and meta["above"]["teacher"]["path"] == str(means.path)
     assert meta["below"]["sizes"] == [14] and meta["below"]["teacher"]["path"] == "runs/above/student/seed0"
     assert "fed RGB as (x - [127.5]) / [127.5] by InsightFace's convention" in done.err
 
     refusal = run("distill", "recipe=below.yaml", "method=kd", "name=other", cwd=tmp_path)
-    assert refusal.status == 2 and "distill.logit takes class centres from a teacher that recipe above trains without any" in refusal.err
+    assert refusal.status == 2 and "distill.logit takes class centres from a teacher that above trains without any" in refusal.err
     (tmp_path / "above.yaml").write_text(yaml.safe_dump(common | {"teacher": {"recipe": str(tmp_path / "below.yaml")}}))
     refusal = run("distill", "recipe=below.yaml", "name=other", cwd=tmp_path)
     assert refusal.status == 2 and "teacher.recipe goes in a circle" in refusal.err

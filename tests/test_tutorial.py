@@ -16,7 +16,7 @@ CHECK = """
 import torch
 from askd.models.iresnet import IResNet
 from askd.recipe import help_text, load
-from askd.teach import check_method, make_terms
+from askd.method import check_method, make_terms
 from askd.models.features import Features
 
 recipe = load(["recipe=demo", "method=correlation"])
@@ -45,5 +45,6 @@ def test_the_tutorial_does_what_it_says(tmp_path):
     (tmp_path / method).write_text(blocks["yaml"])
     patched = subprocess.run(["git", "apply", "-C1", "-"], cwd=tmp_path, input=blocks["diff"], text=True, capture_output=True)
     assert patched.returncode == 0, f"the tutorial's diff does not apply any more: {patched.stderr}"
-    done = subprocess.run([sys.executable, "-c", CHECK], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, text=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", CHECK], cwd=tmp_path, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,8 @@ def tables(lines: Sequence[dict]) -> str:
             sizes = sorted({row["size"] for line in lines for row in line["rows"] if row["set"] == name}, reverse=True)
             cells = {(label, size): values_of(lines, label, size, name, protocol, figure) for label in labels for size in sizes}
             if any(cells.values()):
-                parts += [f"### {name}, protocol {protocol}: {figure} (%)", _means(labels, sizes, cells), _differences(labels, sizes, cells)]
+                title = f"### {name}, protocol {protocol}: {figure} (%)"
+                parts += [title, _means(labels, sizes, cells), _differences(labels, sizes, cells)]
     costs = [line for line in lines if line["cost"]]
     return "\n\n".join([*parts, *(["### Cost of training", _cost(costs)] if costs else [])]) + "\n"
 

@@ -1,4 +1,4 @@
-"""Attention similarity distillation (A-SKD, Shin et al., ECCV 2022): 1 - cos (or L2, its ablation) between the student's and the teacher's attention maps."""
+"""Attention similarity distillation (A-SKD, Shin et al., ECCV 2022): 1 - cos, or L2, of student's and teacher's attention maps."""
 from __future__ import annotations
 
 from collections.abc import Sequence

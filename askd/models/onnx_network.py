@@ -76,7 +76,7 @@ def recogniser_in(path: Path) -> Path:
         found.append(file)
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise CheckpointError(f"{path}: expected one recogniser (112x112 in, one embedding out) among its .onnx files, found {names}; name the file")
+        raise CheckpointError(f"{path}: expected one recogniser among its .onnx files, found {names}; name the file")
     return found[0]
 
 
@@ -104,7 +104,8 @@ def _recognises(session: onnxruntime.InferenceSession, path: Path) -> tuple[int 
         batch, width = inputs[0].shape[0], outputs[0].shape[1]
         if isinstance(width, int) and (batch == 1 or not isinstance(batch, int)):
             return batch if isinstance(batch, int) else None, width
-    raise CheckpointError(f"{path} takes and gives {shapes}, expected one input (N, 3, 112, 112) and one output (N, E); give a face recogniser")
+    expected = "expected one input (N, 3, 112, 112) and one output (N, E)"
+    raise CheckpointError(f"{path} takes and gives {shapes}, {expected}; give a face recogniser")
 
 
 def _insightface_convention(content: bytes) -> dict:
@@ -120,11 +121,12 @@ def _read_convention(path: Path) -> dict:
         convention = {key: np.atleast_1d(np.asarray(given[key], np.float64)).tolist() for key in ("mean", "std")}
         convention["colour"] = given.get("colour", "RGB")
         wrong = (
-            set(given) - {"mean", "std", "colour"} or convention["colour"] not in ("RGB", "BGR") or not np.isfinite(convention["mean"]).all()
-            or any(np.shape(convention[key]) not in ((1,), (3,)) for key in ("mean", "std")) or not np.all(np.array(convention["std"]) > 0)
+            set(given) - {"mean", "std", "colour"} or convention["colour"] not in ("RGB", "BGR")
+            or any(np.shape(convention[key]) not in ((1,), (3,)) or not np.isfinite(convention[key]).all() for key in ("mean", "std"))
+            or min(convention["std"]) <= 0
         )
     except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a recogniser's input ({' '.join(str(error).split())}); expected {expected}") from None
+        raise CheckpointError(f"{path}: is no recogniser's input ({' '.join(str(error).split())}); expected {expected}") from None
     if wrong:
         raise CheckpointError(f"{path}: says {given}, expected {expected}")
     return convention

@@ -36,7 +36,8 @@ def test_the_tables_say_it_all():
     text = tables(LINES)
     assert "### lfw, protocol askd: accuracy (%)" in text and "auc (%)" in text
     for row in (
-        "| teacher | 96.00 ± 1.41 (2) |  |", "| base |  | 87.00 ± 10.44 (3) |", "| kd |  | 83.50 ± 3.54 (2) |", "| askd |  | 79.00 (1) |",
+        "| teacher | 96.00 ± 1.41 (2) |  |", "| base |  | 87.00 ± 10.44 (3) |",
+        "| kd |  | 83.50 ± 3.54 (2) |", "| askd |  | 79.00 (1) |",
         "| headroom: teacher at full resolution - base | 14 | +15.00, +15.00 | +15.00 [+15.00, +15.00] | yes |",
         "| kd - base | 14 | +1.00, +4.00 | +2.50 [-16.56, +21.56] | no |", "| askd - base | 14 | -1.00 | -1.00 [one seed: none] |  |",
         "| kd, one for all sizes - base | 14 | -10.00 |", "| kd | 85.0 | 0.85 | 1.5 |",

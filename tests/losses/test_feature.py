@@ -27,7 +27,8 @@ def naive(student, teacher, distance):
         rows = []
         for a, b in zip(ours.tolist(), theirs.tolist(), strict=True):
             if distance == "at":
-                a, b = (unit([sum(m[i][j] ** 2 for m in maps) for i in range(len(maps[0])) for j in range(len(maps[0]))]) for maps in (a, b))
+                side = range(len(a[0]))
+                a, b = (unit([sum(m[i][j] ** 2 for m in maps) for i in side for j in side]) for maps in (a, b))
             else:
                 a, b = ([x for channel in maps for row in channel for x in row] for maps in (a, b))
             if distance == "cosine":

@@ -47,7 +47,8 @@ def test_insightface_is_the_convention_where_nothing_says_otherwise(tmp_path, pi
 def test_a_graph_that_normalises_by_itself_gets_pixels(tmp_path, pixels):
     constants = [helper.make_node("Constant", [], [name], value=helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
                  for name, value in (("shift", 127.5), ("factor", 1 / 127.5))]
-    nodes = [*constants, helper.make_node("Sub", ["image", "shift"], ["a"], name="Sub_0"), helper.make_node("Mul", ["a", "factor"], ["b"], name="Mul_1")]
+    steps = (("Sub", ["image", "shift"], "a"), ("Mul", ["a", "factor"], "b"))
+    nodes = [*constants, *(helper.make_node(kind, taken, [given], name=f"{kind}_0") for kind, taken, given in steps)]
     close(OnnxNetwork(write(tmp_path / "a.onnx", nodes, pooled="b"))(pixels[1]), (pixels[0] - 127.5) / 127.5)
 
 
@@ -61,7 +62,8 @@ def test_a_file_beside_it_says_what_it_takes(tmp_path, pixels):
     assert network.sha256 != plain.sha256 == OnnxNetwork(write(tmp_path / "b.onnx")).sha256
 
 
-@pytest.mark.parametrize("content", ["", "[]", "mean: 3", "mean: 1\nstd: 0", "mean: 1\nstd: [1, 2]", "mean: .nan\nstd: 1", "mean: 1\nstd: x",
+@pytest.mark.parametrize("content", ["", "[]", "mean: 3", "mean: 1\nstd: 0", "mean: 1\nstd: [1, 2]", "mean: .nan\nstd: 1",
+                                     "mean: 1\nstd: x",
                                      "mean: 1\nstd: 1\ncolour: grey", "mean: 1\nstd: 1\nsize: 3", "a: [", "mean: [[1]]\nstd: 1"])
 def test_a_convention_that_cannot_be_is_refused(content, tmp_path):
     (tmp_path / "a.yaml").write_text(content)
