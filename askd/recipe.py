@@ -264,6 +264,8 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     for name in ("logit", "centres"):
         if getattr(distill, name) is not None:
             need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")
+    learns = head.weight > 0 or not recipe.baseline.enabled
+    need(learns, "baseline.enabled", "true", "false with head.weight=0, which leaves it nothing to learn from")
 
 
 def _field_docs(cls: type) -> dict[str, str]:

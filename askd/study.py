@@ -84,13 +84,15 @@ class Study:
 
     @cache
     def settings(self, job: Job) -> dict:
-        """All that a job's weights depend on besides its seed: its training view, how its teacher came about, what was rendered."""
+        """All that a job's figures depend on besides its seed: its training view, its teacher's origin, what was rendered, what scores it."""
         recipe, role = load(self.arguments(job)), {"teacher": "teacher", "base": "baseline"}.get(job.method, "student")
         view = training_view(recipe, role)
         del view["seed"]
         rendered = load_card(recipe.data.set).render
         teacher = recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe"
-        return json.loads(json.dumps({**view, "teacher": teacher, "rendered": asdict(rendered) if rendered else None}))
+        scored = {"sets": recipe.eval.sets, "protocols": [protocol.name for protocol in recipe.eval.protocols]}
+        own = {"teacher": teacher, "rendered": asdict(rendered) if rendered else None, "scored": scored}
+        return json.loads(json.dumps({**view, **own}))
 
     def arguments(self, job: Job, teacher: str | None = None) -> list[str]:
         """The command line of one run."""
@@ -345,8 +347,8 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
         f"{data.set}, degradation {data.degradation.name}; {network.backbone} with {network.attention.name}, started from {network.init}; "
         f"{learns.epochs:g} epochs of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same weights to start from, the same images in "
-        "the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. Differences are paired by seed; intervals are "
-        "Student's t over seeds, and say how training varies, not how the test people do.",
+        "the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. Differences are paired by "
+        "seed; intervals are Student's t over seeds, and say how training varies, not how the test people do.",
         "", f"    python -m askd.study {' '.join(study.given)} {again}", "",
         *([f"**Unfinished: {missing} runs are missing.**", ""] if missing else []), tables(lines),
     ]
