@@ -12,9 +12,9 @@ setup(
     version=version,
     description=__doc__.strip(),
     python_requires=">=3.11",
-    packages=[*find_packages(include=["askd", "askd.*"]), "askd.recipes", "askd.datasets"],
-    package_dir={"askd": "askd", "askd.recipes": "recipes", "askd.datasets": "datasets"},
-    package_data={"askd.recipes": ["*.yaml"], "askd.datasets": ["*.yaml"]},
+    packages=[*find_packages(include=["askd", "askd.*"]), "askd.recipes", "askd.methods", "askd.datasets"],
+    package_dir={"askd": "askd", "askd.recipes": "recipes", "askd.methods": "methods", "askd.datasets": "datasets"},
+    package_data={"askd.recipes": ["*.yaml"], "askd.methods": ["*.yaml"], "askd.datasets": ["*.yaml"]},
     install_requires=[
         "torch>=2.15.0",
         "torchvision>=0.29.2",
@@ -36,7 +36,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41",
-                 "pillow>=13.0.0", "webdataset>=1.0.2"],
+                 "pytorch-metric-learning>=2.9.0", "pillow>=13.0.0", "webdataset>=1.0.2"],
         "webdataset": ["webdataset>=1.0.2"],  # only patterns such as train-{000..099}.tar need it
     },
 )

@@ -29,7 +29,7 @@ from askd.evaluation.scored import SEARCHED, Scored, ScoredPairs, ScoredSearches
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device, show_rendering
-from askd.teachers import Frozen, load_backbone, weights_hash
+from askd.teachers import Frozen, load_backbone, load_network, weights_hash
 
 WHAT = "Score the networks of a run folder at every size of eval.sizes, on every set of eval.sets: pairs, galleries and templates."
 USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> None:
     """Score every network on every set of `eval`, print the tables and write results.json, results.md and the figures to `out`."""
     sets = open_sets(recipe)
-    backbones = {role: load_backbone(path)[0] for role, path in runs.items()}
+    backbones = {role: load_network(path)[0] for role, path in runs.items()}
     hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
     networks = {role: Frozen(backbone, device, recipe.compile) for role, backbone in backbones.items()}
     with counting("looking at", sum(len(images_of(one)) for one in sets)) as advance:

@@ -1,4 +1,4 @@
-"""The main job: teacher (if there is none yet), baseline (if asked for), A-SKD student, and what `after` says: benchmark, export."""
+"""The main job: teacher (if there is none yet), baseline (if asked for), distilled student, and what `after` says: benchmark, export."""
 from __future__ import annotations
 
 import time
@@ -8,28 +8,29 @@ import torch
 
 from askd import cli
 from askd.benchmark import benchmark, open_sets
+from askd.centres import learnt_centres
 from askd.engine import dist
 from askd.errors import RecipeError
 from askd.export import export
+from askd.method import check_method, make_terms, teaches
 from askd.recipe import load
-from askd.schema import After, Recipe
-from askd.teach import build_backbone, check_terms, choose_device, make_terms, open_training, train_role
-from askd.teachers import load_backbone
+from askd.schema import After, CentreSource, Recipe
+from askd.teach import build_backbone, choose_device, open_training, train_role
+from askd.teachers import load_network
 
 WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
-NOT_INHERITED = ("recipe", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.")
+NOT_INHERITED = ("recipe", "method", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.", "head.weight")
 
 
 def main(argv: list[str]) -> None:
     """`python -m askd.distill recipe=NAME [key=value ...]`"""
     began = time.monotonic()
     recipe = load(argv)
-    if recipe.distill.attention is None:
-        raise RecipeError(f"recipe {recipe.name} distils nothing; set distill.attention.weight=5, or train without a teacher: askd.teach")
-    teaching = teacher_recipe(recipe, argv)
+    if not teaches(recipe):
+        raise RecipeError(f"recipe {recipe.name} distils nothing; give it a term (distill.attention.weight=5, say), or use askd.teach")
     with dist.init_from_env(choose_device(recipe)) as device:
-        check_first(recipe, teaching)
-        teacher = find_teacher(recipe, teaching, device)
+        check_first(recipe, argv)
+        teacher = find_teacher(recipe, argv, device)
         runs = {"teacher": teacher}
         if recipe.baseline.enabled:
             runs["baseline"] = train_role(recipe, "baseline", device, teacher)
@@ -44,27 +45,64 @@ def teacher_recipe(recipe: Recipe, argv: list[str]) -> Recipe:
     """The recipe that trains the teacher: `teacher.recipe` under the same command line, or this one."""
     if recipe.teacher.recipe is None:
         return recipe
-    inherited = [argument for argument in argv if not argument.startswith(NOT_INHERITED)]
-    return load([f"recipe={recipe.teacher.recipe}", *inherited])
+    return load([f"recipe={recipe.teacher.recipe}", *inherited(argv)])
 
 
-def check_first(recipe: Recipe, teaching: Recipe) -> None:
-    """Find before any training what would stop it hours later: missing data, benchmark sets, a teacher that does not fit."""
-    open_training(recipe)
+def inherited(argv: list[str]) -> list[str]:
+    """What of a student's command line holds for the recipe of its teacher, too."""
+    return [argument for argument in argv if not argument.startswith(NOT_INHERITED)]
+
+
+def has_teacher(recipe: Recipe) -> bool:
+    """Whether a recipe names a teacher, so that what it trains for others is its student."""
+    return recipe.teacher.checkpoint is not None or recipe.teacher.recipe is not None
+
+
+def check_first(recipe: Recipe, argv: list[str], students: tuple[str, ...] = ()) -> None:
+    """Find before any training what would stop it hours later: missing data, benchmark sets, a teacher that does not fit.
+
+    students: the recipes whose teacher is trained by this one.
+    """
+    if recipe.name in students:
+        raise RecipeError(f"teacher.recipe goes in a circle through {', '.join(students)}; name a teacher.checkpoint in one of them")
+    faces = open_training(recipe)[1]
     if After.benchmark in recipe.after:
         open_sets(recipe)
-    checkpoint = recipe.teacher.checkpoint
-    teacher = build_backbone(teaching, "teacher", None) if checkpoint is None else load_backbone(checkpoint)[0]
+    checkpoint, teaching, source = recipe.teacher.checkpoint, teacher_recipe(recipe, argv), learnt_from(recipe)
+    if checkpoint is None:
+        teacher = build_backbone(teaching, "teacher", None)
+        if source and not teaching.head.weight:
+            raise RecipeError(f"{source} takes class centres from a teacher that {teaching.name} trains without any; give it source=mean")
+        if source and teaching is not recipe and open_training(teaching)[1].class_names != faces.class_names:
+            raise RecipeError(f"{source} takes class centres from a teacher that {teaching.name} has other people for; give it source=mean")
+        if teaching is not recipe and has_teacher(teaching):
+            check_first(teaching, [f"recipe={recipe.teacher.recipe}", *inherited(argv)], (*students, recipe.name))
+    else:
+        teacher = load_network(checkpoint)[0]
+        if source:
+            learnt_centres(Path(checkpoint), faces.class_names, source)
     student = build_backbone(recipe, "student", teacher)  # the baseline is the same
-    check_terms(make_terms(recipe), student, teacher, recipe.network.backbone, checkpoint or teaching.network.backbone)
+    check_method(recipe, student, teacher, checkpoint or teaching.network.backbone)
 
 
-def find_teacher(recipe: Recipe, teaching: Recipe, device: torch.device) -> Path:
-    """The run folder or checkpoint of the teacher; trains it by `teaching` where `teacher.checkpoint` names none."""
+def learnt_from(recipe: Recipe) -> str | None:
+    """The distillation that needs class centres which the teacher learnt, if there is one."""
+    for name in ("logit", "centres"):
+        if (term := getattr(recipe.distill, name)) is not None and term.source is CentreSource.learnt:
+            return f"distill.{name}"
+    return None
+
+
+def find_teacher(recipe: Recipe, argv: list[str], device: torch.device) -> Path:
+    """The run folder or checkpoint of the teacher; trains it by `teacher.recipe`, and its own teacher before, where none is named."""
     if recipe.teacher.checkpoint is not None:
         return Path(recipe.teacher.checkpoint)
+    teaching = teacher_recipe(recipe, argv)
     why = f"no teacher yet (teacher.checkpoint is not set): training it by recipe {teaching.name}\n"
-    return train_role(teaching, "teacher", device, why=why)
+    if teaching is recipe or not has_teacher(teaching):
+        return train_role(teaching, "teacher", device, why=why)
+    above = find_teacher(teaching, [f"recipe={recipe.teacher.recipe}", *inherited(argv)], device)
+    return train_role(teaching, "student", device, above, why=why)
 
 
 def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
@@ -82,10 +120,11 @@ def finish(recipe: Recipe, runs: dict[str, Path], device: torch.device) -> None:
         print(f"  {'export':<10} {exported}")
     print("what to try next")
     print(f"  tensorboard --logdir {folder}")
-    print(
-        f"  python -m askd.distill recipe={runs['student'] / 'recipe.yaml'} name={recipe.name}_w20 "
-        f"teacher.checkpoint={runs['teacher']} distill.attention.weight=20"
-    )
+    for term, (weight, _) in list(make_terms(recipe).items())[:1]:
+        print(
+            f"  python -m askd.distill recipe={runs['student'] / 'recipe.yaml'} name={recipe.name}_w{4 * weight:g} "
+            f"teacher.checkpoint={runs['teacher']} distill.{term}.weight={4 * weight:g}"
+        )
     if After.benchmark not in recipe.after:
         print(f"  python -m askd.benchmark {folder} seed={recipe.seed}")
     if exported is None:

@@ -6,55 +6,50 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from askd.losses.attention import attention_similarity
 from askd.models.features import Features
 
 
 class Trunk(nn.Module):
-    """What DDP wraps and what is called: the backbone, returning Features."""
+    """What DDP wraps and what is called: the backbone, and the projections that terms need (models.projections), returning Features."""
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module, projections: nn.Module | None = None):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.projections = backbone, projections
 
     def forward(self, image: Tensor) -> Features:
-        return self.backbone.forward_all(image)
+        features = self.backbone.forward_all(image)
+        return features if self.projections is None else self.projections(features)
 
 
 class Distiller:
-    """L = L_identity(head, student on LR) + sum of weight * term(student on LR, teacher on HR): A-SKD when the term is attention.
+    """L = w * L_identity(head, student on LR) + sum of weight * term(student on LR, teacher on HR): A-SKD when the term is attention.
 
-    trunk: (B, 3, 112, 112) -> Features, trained. head: (embedding, label) -> scalar, trained. teacher: as trunk, frozen; never part
-    of anyone's state_dict. terms: name -> (weight, loss of (student Features, teacher Features)), unweighted means as losses are.
-    Without terms this trains a teacher or a baseline, and `hr` is not looked at.
+    trunk: (B, 3, 112, 112) -> Features, trained. head: (embedding, label) -> scalar, trained, w its `head_weight`; None learns from
+    the teacher alone. teacher: as trunk, frozen; never part of anyone's state_dict. terms: name -> (weight, loss of (student Features,
+    teacher Features, label)), unweighted means as losses are. Without terms this trains a teacher or a baseline, and `hr` is not looked at.
     """
 
     def __init__(
-        self, trunk: Callable, head: nn.Module, teacher: Callable | None = None,
-        terms: dict[str, tuple[float, Callable[[Features, Features], Tensor]]] | None = None,
+        self, trunk: Callable, head: nn.Module | None, teacher: Callable | None = None,
+        terms: dict[str, tuple[float, Callable[[Features, Features, Tensor], Tensor]]] | None = None, head_weight: float = 1.0,
     ):
         if bool(terms) != (teacher is not None):
             raise ValueError("distillation terms need a teacher, and a teacher needs terms")
-        self.trunk, self.head, self.teacher, self.terms = trunk, head, teacher, terms or {}
+        if head is None and not terms:
+            raise ValueError("without a head and without terms there is nothing to learn")
+        self.trunk, self.head, self.teacher, self.terms, self.head_weight = trunk, head, teacher, terms or {}, head_weight
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,)."""
         student = self.trunk(lr)
-        parts = {"identity": self.head(student.embedding, label)}
-        loss = parts["identity"]
+        parts, loss = {}, 0.0
+        if self.head is not None:
+            parts["identity"] = self.head(student.embedding, label)
+            loss = self.head_weight * parts["identity"]
         if self.terms:
             with torch.no_grad():
                 teacher = self.teacher(hr)
             for name, (weight, term) in self.terms.items():
-                parts[name] = term(student, teacher)
+                parts[name] = term(student, teacher, label)
                 loss = loss + weight * parts[name]
         return {"loss": loss, **parts}
-
-
-def attention_term(space: str, reduction: str, channel: float, spatial: float) -> Callable[[Features, Features], Tensor]:
-    """A-SKD's term over whole Features; see losses.attention.attention_similarity for its options."""
-
-    def term(student: Features, teacher: Features) -> Tensor:
-        return attention_similarity(student.attention, teacher.attention, space, reduction, channel, spatial)
-
-    return term

@@ -1,6 +1,7 @@
 """A recipe: everything an experiment depends on, typed, from one YAML and the command line.
 
-`load(argv)` merges, in this order, the schema's defaults, the recipe it `extends`, the recipe's own YAML and `key=value` arguments.
+`load(argv)` merges, in this order, the schema's defaults, the recipe it `extends`, the recipe's own YAML, the methods that `method=A+B`
+names, whose `distill` takes the place of the recipe's, and `key=value` arguments.
 """
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import ast
 import difflib
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,7 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
-from askd.schema import Attention, Augment, Optimizer, Recipe, Sampler
+from askd.schema import (
+    Attention, Augment, CentreSource, Distill, FeatureDistance, Hint, Logits, Margin, Optimizer, Recipe, Sampler,
+)
 
 GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
 
@@ -29,8 +33,12 @@ def load(argv: list[str]) -> Recipe:
     name = overrides.pop("recipe", None)
     if name is None:
         raise RecipeError(f"say which recipe: recipe=NAME, one of {', '.join(list_resources('recipes'))}, or a path to a YAML file")
-    path = find_resource("recipes", name)
-    layers = [*_read(path), _dotlist(overrides)]
+    path, method = find_resource("recipes", name), overrides.pop("method", None)
+    layers = _read(path)
+    if method is not None:
+        layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
+        layers += [layer for part in method.split("+") for layer in _read(find_resource("methods", part))]
+    layers.append(_dotlist(overrides))
     config = OmegaConf.structured(Recipe)
     for where, layer in layers:
         _check_keys(Recipe, layer, where)
@@ -39,7 +47,7 @@ def load(argv: list[str]) -> Recipe:
         except OmegaConfBaseException as error:
             raise RecipeError(f"{where}: {error.full_key or 'recipe'}: {str(error.msg or error).splitlines()[0]}") from None
     if OmegaConf.is_missing(config, "name"):
-        config.name = path.stem
+        config.name = path.stem + (f"_{'+'.join(Path(part).stem for part in method.split('+'))}" if method else "")
     if OmegaConf.is_missing(config.data, "set"):
         raise RecipeError(f"{path}: data.set is missing; name a dataset card, one of {', '.join(list_resources('datasets'))}")
     try:
@@ -78,6 +86,26 @@ def epochs(recipe: Recipe, role: str) -> float:
     return recipe.teacher.epochs if role == "teacher" and recipe.teacher.epochs is not None else recipe.train.epochs
 
 
+def fill_defaults(ours: dict, theirs: dict) -> dict:
+    """A stored identity with the schema's defaults for keys it does not know: a run from before a key existed had its default."""
+    ours, theirs = ours.get("recipe", {}), theirs | {"recipe": dict(theirs.get("recipe", {}))}
+    plain = OmegaConf.to_container(OmegaConf.structured(Recipe), enum_to_str=True)
+    stored = theirs["recipe"]
+    for section in ours.keys() & stored.keys() & plain.keys():
+        if isinstance(plain[section], dict):
+            known = {key: default for key, default in plain[section].items() if key in ours[section]}
+            stored[section] = {**known, **stored[section]} if section != "distill" else {
+                name: {**_term_defaults(name), **term} for name, term in stored[section].items()
+            }
+    return theirs
+
+
+def _term_defaults(name: str) -> dict:
+    """The default options of one distillation term, none for a name that no term has."""
+    kind = _inner(_schema(Distill).get(name))
+    return OmegaConf.to_container(OmegaConf.structured(kind), enum_to_str=True) if is_dataclass(kind) else {}
+
+
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     """Lines `key: theirs -> ours` for every leaf at which two nested dicts differ."""
     lines = []
@@ -94,6 +122,9 @@ def help_text(verb: str, what: str, usage: str) -> str:
     """What `python -m askd.VERB --help` prints: usage, recipes with their first comment line, keys with type, default and meaning."""
     lines = [what, "", f"  python -m askd.{verb} {usage}", "", "recipes"]
     for name, path in list_resources("recipes").items():
+        lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
+    lines += ["", "methods (method=NAME or NAME+NAME, in place of the recipe's own distill)"]
+    for name, path in list_resources("methods").items():
         lines.append(f"  {name:<20} {path.read_text().splitlines()[0].lstrip('# ')}")
     lines += ["", "keys (default)"]
     for key, default, doc in documented(Recipe, ""):
@@ -212,14 +243,52 @@ def _check_values(recipe: Recipe) -> None:
         need(recipe.train.momentum > 0, "train.momentum", recipe.train.momentum, "above 0 with train.nesterov")
     need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")
     need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
-    need(0 <= recipe.head.margin < 3.15, "head.margin", recipe.head.margin, "in radians, between 0 and pi")
+    _check_method(recipe, need)
     need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
     choices = ["last", *recipe.eval.during]
     need(recipe.eval.select in choices, "eval.select", recipe.eval.select, f"one of {', '.join(choices)} (last, or a set of eval.during)")
     if "holdout" in recipe.eval.during:
         need(recipe.data.holdout > 0, "data.holdout", recipe.data.holdout, "above 0 when eval.during has holdout")
-    if recipe.distill.attention is not None:
+
+
+def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
+    head, distill = recipe.head, recipe.distill
+    need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
+    is_combined = head.kind is Margin.combined
+    need((head.margins is not None) == is_combined, "head.margins", head.margins, "m1, m2, m3 with head.kind=combined, and null without it")
+    if is_combined:
+        fits = len(head.margins) == 3 and head.margins[0] >= 1 and 0 <= head.margins[1] < 3.15 and 0 <= head.margins[2] < 2
+        need(fits, "head.margins", head.margins, "m1 >= 1, m2 in radians between 0 and pi, m3 between 0 and 2")
+    need(head.h is None or head.kind is Margin.adaface and head.h > 0, "head.h", head.h, "above 0 with head.kind=adaface, null without it")
+    need(head.subcentres >= 1, "head.subcentres", head.subcentres, "at least 1")
+    need(0 <= head.label_smoothing < 1, "head.label_smoothing", head.label_smoothing, "a probability below 1")
+    need(0 <= head.warmup_epochs < math.inf, "head.warmup_epochs", head.warmup_epochs, "at least 0")
+    need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
+    for name in ("attention", "feature", "relation", "logit", "embedding"):
+        term = getattr(distill, name)
+        need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
+    if distill.attention is not None:
         need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
+    if distill.feature is not None:
+        stages = distill.feature.stages
+        distinct = bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages)
+        need(distinct, "distill.feature.stages", stages, "distinct stages, from 1 on")
+        if distill.feature.distance is FeatureDistance.at:
+            hint = distill.feature.hint
+            need(hint is Hint.none, "distill.feature.hint", hint.name, "none with distance=at, which sums over channels")
+    if distill.relation is not None:
+        factors = [distill.relation.distance, distill.relation.angle, distill.relation.cross]
+        need(min(factors) >= 0 < max(factors), "distill.relation", factors, "distance, angle and cross of 0 or more, one of them above 0")
+        need(recipe.train.batch >= 3, "train.batch", recipe.train.batch, "3 or more with distill.relation")
+    if distill.logit is not None:
+        need(distill.logit.temperature > 0, "distill.logit.temperature", distill.logit.temperature, "above 0")
+        means = distill.logit.source is CentreSource.mean and distill.logit.logits is Logits.margin and head.kind is Margin.adaface
+        need(not means, "distill.logit.source", "mean", "learnt with AdaFace's margin logits, which need feature norms (or logits=cosine)")
+    for name in ("logit", "centres"):
+        if getattr(distill, name) is not None:
+            need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")
+    learns = head.weight > 0 or not recipe.baseline.enabled
+    need(learns, "baseline.enabled", "true", "false with head.weight=0, which leaves it nothing to learn from")
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -17,6 +17,13 @@ OnBadImage = Enum("OnBadImage", "fail skip")
 Attention = Enum("Attention", "none se cbam")
 Space = Enum("Space", "maps logits")
 Reduction = Enum("Reduction", "mean sum")
+Distance = Enum("Distance", "cosine l2")
+FeatureDistance = Enum("FeatureDistance", "cosine mse at")
+Hint = Enum("Hint", "none conv conv_bn")
+Logits = Enum("Logits", "margin cosine")
+CentreSource = Enum("CentreSource", "learnt mean")
+Projection = Enum("Projection", "none linear")
+Margin = Enum("Margin", "arcface cosface adaface combined")
 Optimizer = Enum("Optimizer", "sgd adamw")
 Schedule = Enum("Schedule", "constant multistep polynomial cosine")
 Initialiser = Enum("Initialiser", "default xavier")
@@ -75,10 +82,24 @@ class Network:
 
 @dataclass
 class Head:
+    kind: Margin = Margin.arcface
+    """Margin on the true class: arcface cos(theta+m) | cosface cos(theta)-m | adaface by feature norm | combined cos(m1 theta+m2)-m3."""
     margin: float = 0.5
-    """Radians: ArcFace's m."""
+    """arcface: radians. cosface: a cosine (0.35, say). adaface: m (0.4 in its paper). combined has head.margins instead."""
+    margins: Optional[list[float]] = None
+    """m1, m2 (radians), m3 of combined."""
+    h: Optional[float] = None
+    """AdaFace's concentration; null: 0.333."""
     logit_scale: float = 64.0
     """Factor on the cosines: ArcFace's s."""
+    subcentres: int = 1
+    """Centres per class, of which the nearest counts."""
+    label_smoothing: float = 0.0
+    """Probability that the target leaves to the other classes."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the margin grows from none to its own."""
+    weight: float = 1.0
+    """Factor of the identity loss; 0: no head and no labels, the student learns from the teacher alone."""
 
 
 @dataclass
@@ -93,12 +114,78 @@ class AttentionTerm:
     """Relative weight of channel attention."""
     spatial: float = 1.0
     """Relative weight of spatial attention."""
+    distance: Distance = Distance.cosine
+    """1 - cos of two maps, or their mean squared difference (an ablation of the paper)."""
+
+
+@dataclass
+class FeatureTerm:
+    weight: float = 20.0
+    """Factor of the term in the loss; F-SKD's is 20."""
+    distance: FeatureDistance = FeatureDistance.cosine
+    """cosine (F-SKD) | mse (FitNet) | at, of sums of squares over channels (attention transfer)."""
+    hint: Hint = Hint.conv_bn
+    """1x1 convolution on the student's side: conv_bn (F-SKD), conv (FitNet), none (attention transfer)."""
+    stages: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
+    """Stages compared, counted from 1."""
+
+
+@dataclass
+class RelationTerm:
+    weight: float = 1.0
+    """Factor of the term in the loss."""
+    distance: float = 1.0
+    """Factor of RKD's distances between embeddings."""
+    angle: float = 2.0
+    """Factor of RKD's angles between embeddings."""
+    cross: float = 0.0
+    """Factor of F-SKD's cross-sample affinity, on the last stage; the two networks need equal channels there."""
+
+
+@dataclass
+class LogitTerm:
+    weight: float = 1.0
+    """Factor of the term in the loss."""
+    temperature: float = 4.0
+    """T: logits are divided by it, the loss is multiplied by its square."""
+    logits: Logits = Logits.margin
+    """Soften logits with the margin (F-SKD), or the scaled cosines without it."""
+    source: CentreSource = CentreSource.learnt
+    """The teacher's class centres: those it learnt with the same classes, or the means of its embeddings (any teacher)."""
+
+
+@dataclass
+class CentresTerm:
+    source: CentreSource = CentreSource.learnt
+    """The teacher's class centres: those it learnt with the same classes, or the means of its embeddings (any teacher)."""
+    trainable: bool = False
+    """Train the inherited centres on, or keep them as they are."""
+
+
+@dataclass
+class EmbeddingTerm:
+    weight: float = 1.0
+    """Factor of the term in the loss."""
+    distance: Distance = Distance.cosine
+    """1 - cos, or the mean squared difference of the embeddings' numbers."""
+    projection: Projection = Projection.none
+    """Linear map from the student's width to the teacher's, in training only; none needs equal widths."""
 
 
 @dataclass
 class Distill:
     attention: Optional[AttentionTerm] = None
     """A-SKD: 1 - cos between the student's and the teacher's attention maps."""
+    feature: Optional[FeatureTerm] = None
+    """Distance between the outputs of the student's and the teacher's stages: F-SKD, FitNet, attention transfer."""
+    relation: Optional[RelationTerm] = None
+    """RKD's relations between samples' embeddings, F-SKD's between their feature maps."""
+    logit: Optional[LogitTerm] = None
+    """KD: divergence of softened class distributions."""
+    embedding: Optional[EmbeddingTerm] = None
+    """Distance between the student's embedding and the teacher's: works with any teacher."""
+    centres: Optional[CentresTerm] = None
+    """The student's head starts from the teacher's class centres (ProxylessKD)."""
 
 
 @dataclass
@@ -159,9 +246,9 @@ class Eval:
 @dataclass
 class Teacher:
     checkpoint: Optional[str] = None
-    """Run folder or checkpoint of the frozen teacher; null: runs/<teacher.recipe>/teacher/seed<k>, trained first if it is not there."""
+    """Run folder, checkpoint, ONNX recogniser or InsightFace pack of the frozen teacher; null: teacher.recipe's, trained if need be."""
     recipe: Optional[str] = None
-    """Recipe that trains the teacher; null: this one."""
+    """Recipe that trains the teacher; null: this one. The student of a recipe that names a teacher, the teacher of any other."""
     epochs: Optional[float] = None
     """Passes over the training images for the teacher; null: train.epochs."""
     sizes: list[int] = field(default_factory=lambda: [112])

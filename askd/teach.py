@@ -24,9 +24,9 @@ from askd.data.cards import Card, load_card, open_set
 from askd.data.faces import FaceSet, Subset, split_by_hash
 from askd.data.loader import TrainingBatches, prepare
 from askd.data.pairs import PairSet, all_pairs
-from askd.distiller import Distiller, Trunk, attention_term
+from askd.distiller import Distiller, Trunk
 from askd.engine import dist
-from askd.engine.checkpoint import load_module, read_state, save_weights
+from askd.engine.checkpoint import load_module, read_state, save_tensors, save_weights
 from askd.engine.loop import Summary, train
 from askd.engine.precision import Precision, choose_precision
 from askd.engine.schedule import make_schedule
@@ -34,12 +34,13 @@ from askd.errors import CheckpointError, DataError, RecipeError
 from askd.evaluation.embed import decode_all, embed
 from askd.evaluation.overlay import attention_figure
 from askd.evaluation.verification import score_pairs
-from askd.heads.classifier import ArcFaceHead
+from askd.method import check_method, inherit_centres, make_head, make_terms, teaches
 from askd.models import make_backbone
 from askd.models.iresnet import IResNet
-from askd.recipe import differences, epochs, load, save, training_view
+from askd.models.onnx_network import OnnxNetwork
+from askd.recipe import differences, epochs, fill_defaults, load, save, training_view
 from askd.schema import Device, OnBadImage, Recipe, Resume
-from askd.teachers import Frozen, load_backbone, weights_hash
+from askd.teachers import Frozen, load_backbone, load_network, weights_hash
 
 WHAT = "Train a teacher (or, with teacher.sizes below 112, a low-resolution baseline) by identity alone."
 
@@ -82,33 +83,39 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
 
     card, faces, held_out = open_training(recipe)
     sizes = recipe.teacher.sizes if role == "teacher" else recipe.data.sizes
-    teacher_backbone, teacher_meta = load_backbone(teacher_path) if teacher_path else (None, {})
+    teacher_network, teacher_meta = load_network(teacher_path) if teacher_path else (None, {})
     torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
-    backbone = build_backbone(recipe, role, teacher_backbone)
-    head = ArcFaceHead(recipe.network.embedding, len(faces.class_names), recipe.head.margin, recipe.head.logit_scale)
-    terms = make_terms(recipe) if role == "student" else {}
-    if terms:
-        check_terms(terms, backbone, teacher_backbone, recipe.network.backbone, str(teacher_path))
+    backbone = build_backbone(recipe, role, teacher_network)
+    head = make_head(recipe, recipe.network.embedding, len(faces.class_names)) if recipe.head.weight else None
+    distils = role == "student" and teaches(recipe)
+    if head is None and not distils:
+        raise RecipeError(f"head.weight=0, but a {role} has nothing else to learn from; leave head.weight above 0")
+    projections = check_method(recipe, backbone, teacher_network, str(teacher_path)) if distils else None
     identity = {
         "role": role, "recipe": training_view(recipe, role), "classes": len(faces.class_names), "images": len(faces),
         "class_ids": class_digest(faces.class_names),
     }
-    if teacher_backbone is not None and (terms or recipe.network.init == "teacher"):
-        identity["teacher"] = weights_hash(teacher_backbone)
+    if teacher_network is not None and (distils or recipe.network.init == "teacher"):
+        identity["teacher"] = weights_hash(teacher_network)
     if is_finished(folder, identity, recipe.resume):
         return folder
 
     watched = {name: watched_set(name, card, recipe, held_out) for name in recipe.eval.during}
     batches = make_batches(recipe, faces, sizes)
 
-    backbone.to(device=device, memory_format=torch.channels_last)
-    head.to(device)
-    teacher = Frozen(teacher_backbone, device, recipe.compile) if terms else None
-    trunk = parallel(Trunk(backbone), device)
-    unit_trunk = torch.compile(trunk) if recipe.compile else trunk
-    distiller = Distiller(unit_trunk, parallel(head, device), teacher, terms)
-    optimizer = make_optimizer(recipe, [backbone, head])
+    modules = {"trunk": backbone} | ({"head": head} if head else {}) | ({"projections": projections} if projections else {})
+    for module in modules.values():
+        module.to(device=device, memory_format=torch.channels_last)
     per_epoch = batches.steps_per_epoch
+    if recipe.head.warmup_epochs and head is not None:
+        head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1))
+    teacher = Frozen(teacher_network, device, recipe.compile) if distils else None
+    heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device) if distils else None
+    terms = make_terms(recipe, heads) if distils else {}
+    trunk = parallel(Trunk(backbone, projections), device)
+    unit_trunk = torch.compile(trunk) if recipe.compile else trunk
+    distiller = Distiller(unit_trunk, head and parallel(head, device), teacher if terms else None, terms, recipe.head.weight)
+    optimizer = make_optimizer(recipe, list(modules.values()))
     passes = epochs(recipe, role)
     steps = max(round(passes * per_epoch), 1)
     schedule = make_schedule(
@@ -123,6 +130,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
     if dist.is_main():
         begin_folder(folder, recipe, identity, faces)
+        if isinstance(teacher_network, OnnxNetwork):
+            print(f"teacher: {teacher_network.path}, fed {teacher_network.fed()}", file=sys.stderr)
         print(
             f"{why}{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
             f"{', '.join(map(str, sizes))} px on {device}, {precision.why}; {len(faces)} images of {len(faces.class_names)} "
@@ -130,15 +139,19 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         )
     dist.barrier()
     summary = train(
-        unit=unit, modules={"trunk": backbone, "head": head}, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
+        unit=unit, modules=modules, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
         precision=precision, clip=recipe.train.clip, folder=folder, checkpoint_every=recipe.train.checkpoint_every,
         log_every=recipe.train.log_every, evaluate=evaluate, evaluate_every=max(round(recipe.eval.every_epochs * per_epoch), 1),
         select=None if recipe.eval.select == "last" else f"{recipe.eval.select}/auc", resume=recipe.resume is Resume.auto,
         title=f"{recipe.name} {role}",
     )
     if summary.best_path is not None:
-        load_module(backbone, read_state(summary.best_path)["modules"]["trunk"], summary.best_path)
+        best = read_state(summary.best_path)["modules"]
+        for name, module in modules.items():
+            load_module(module, best[name], summary.best_path)
     if dist.is_main():
+        if head is not None:
+            save_tensors(folder / "head.safetensors", head.state_dict())
         meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
         save_weights(folder, backbone.state_dict(), meta)
     dist.barrier()
@@ -191,7 +204,7 @@ def show_rendering(done: int, total: int) -> None:
         print(f"\rrendering the demo's faces: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
-def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNet:
+def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | None) -> IResNet:
     """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`."""
     try:
         backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
@@ -206,6 +219,8 @@ def build_backbone(recipe: Recipe, role: str, teacher: IResNet | None) -> IResNe
         return backbone
     if init == "teacher" and teacher is None:
         raise RecipeError("network.init=teacher, but askd.teach knows of no teacher; give the path of a run folder instead")
+    if init == "teacher" and isinstance(teacher, OnnxNetwork):
+        raise RecipeError(f"network.init=teacher, but {teacher.path} is an ONNX recogniser, no network of ours; use network.init=random")
     source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
     load_module(backbone, source.state_dict(), name)
     return backbone
@@ -220,34 +235,6 @@ def network_options(recipe: Recipe) -> dict:
     }
 
 
-def make_terms(recipe: Recipe) -> dict[str, tuple[float, Callable]]:
-    """The recipe's distillation terms: name -> (weight, loss)."""
-    attention = recipe.distill.attention
-    if attention is None:
-        return {}
-    return {
-        "attention": (attention.weight, attention_term(
-            attention.space.name, attention.reduction.name, attention.channel, attention.spatial,
-        )),
-    }
-
-
-def check_terms(terms: dict, student: IResNet, teacher: IResNet, student_name: str, teacher_name: str) -> None:
-    """RecipeError before training where a term cannot compare the two networks; found by one forward pass of two blank images."""
-    blank = torch.zeros(2, 3, 112, 112)
-    with torch.no_grad():
-        ours, theirs = student.eval().forward_all(blank), teacher.eval().forward_all(blank)
-        for name, (_, term) in terms.items():
-            try:
-                term(ours, theirs)
-            except ValueError as error:
-                raise RecipeError(
-                    f"distill.{name} does not fit student {student_name} and teacher {teacher_name}: {error}; "
-                    "use a teacher of the student's architecture (network.*) or drop the term"
-                ) from None
-    student.train()
-
-
 def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
     """Whether this very training is done already; CheckpointError, with the differences, where the folder holds another one."""
     stored = folder / "run.json"
@@ -256,9 +243,9 @@ def is_finished(folder: Path, identity: dict, resume: Resume) -> bool:
     if resume is Resume.never:
         raise CheckpointError(f"{folder} holds a run and resume=never; remove it, or give this one another name=")
     try:
-        theirs = dict(json.loads(stored.read_text()))
+        theirs = fill_defaults(identity, dict(json.loads(stored.read_text())))
         changes = differences(identity, theirs)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{stored} is corrupt ({error}); remove {folder} to train again") from None
     if theirs.get("class_ids", identity["class_ids"]) != identity["class_ids"]:
         raise CheckpointError(
@@ -289,7 +276,7 @@ def begin_folder(folder: Path, recipe: Recipe, identity: dict, faces: FaceSet) -
 
 def parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """The module under DDP where there are several processes."""
-    if dist.world_size() == 1:
+    if dist.world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 

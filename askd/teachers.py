@@ -1,4 +1,4 @@
-"""Networks from disk: our run folders, released A-SKD checkpoints and arcface_torch backbones; frozen when they teach."""
+"""Networks from disk: our run folders, released A-SKD checkpoints, arcface_torch backbones, ONNX recognisers; frozen when they teach."""
 from __future__ import annotations
 
 import hashlib
@@ -14,6 +14,17 @@ from askd.models import make_backbone
 from askd.models.features import Features
 from askd.models.imported import import_checkpoint
 from askd.models.iresnet import IResNet
+from askd.models.onnx_network import OnnxNetwork
+
+
+def load_network(path: str | Path) -> tuple[IResNet | OnnxNetwork, dict]:
+    """Any network that can teach: what load_backbone reads, an ONNX recogniser, or an InsightFace pack; and what is known of it."""
+    path = Path(path)
+    pack = path.is_dir() and not (path / "meta.json").exists() and any(path.glob("*.onnx"))
+    if path.suffix != ".onnx" and not pack:
+        return load_backbone(path)
+    network = OnnxNetwork(path)
+    return network, {"source": "ONNX recogniser", "backbone": network.path.name, "input": network.input}
 
 
 def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
@@ -22,6 +33,8 @@ def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
     Strict: every key fits, or CheckpointError names the first that does not.
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: an ONNX recogniser can teach by its embedding, and no more; give a run folder or a checkpoint")
     if path.is_file() and path.suffix != ".safetensors":
         return import_checkpoint(path)
     if not path.exists():
@@ -35,8 +48,10 @@ def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
     return backbone, meta
 
 
-def weights_hash(module: nn.Module) -> str:
-    """sha256 over names and bytes of all weights: the same network anywhere has the same hash."""
+def weights_hash(module: nn.Module | OnnxNetwork) -> str:
+    """sha256 over names and bytes of all weights (of an ONNX file: it and its input): the same network anywhere has the same hash."""
+    if isinstance(module, OnnxNetwork):
+        return module.sha256
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -47,10 +62,15 @@ def weights_hash(module: nn.Module) -> str:
 class Frozen:
     """A network that only answers, a teacher above all: eval mode, no gradient, batch norms folded into the convolutions before them.
 
+    An ONNX recogniser is so already.
+
     Not an nn.Module on purpose: it can enter nobody's state_dict, DDP or train().
     """
 
-    def __init__(self, backbone: IResNet, device: torch.device, compile: bool = False):
+    def __init__(self, backbone: IResNet | OnnxNetwork, device: torch.device, compile: bool = False):
+        if isinstance(backbone, OnnxNetwork):
+            self.backbone, self._forward = backbone, backbone.forward_all
+            return
         self.backbone = fold_batch_norms(backbone.eval().requires_grad_(False))
         self.backbone.to(device=device, memory_format=torch.channels_last)
         self._forward = torch.compile(self.backbone.forward_all) if compile else self.backbone.forward_all

@@ -19,11 +19,12 @@ import time
 import torch
 import torch.nn.functional as F
 
-from askd.distiller import Distiller, Trunk, attention_term
+from askd.distiller import Distiller, Trunk
 from askd.engine.precision import choose_precision
-from askd.heads.classifier import ArcFaceHead
+from askd.heads.classifier import MarginHead
 from askd.models import make_backbone
 from askd.teachers import Frozen
+from askd.terms import attention_term
 
 VARIANTS = ("plain float32 NCHW eager", "ours: bf16, channels-last, folded teacher", "ours + torch.compile")
 STEPS = 3
@@ -34,7 +35,7 @@ def plain_step(batch: int, classes: int, name: str):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student, teacher = (make_backbone(name, attention="cbam").to(device) for _ in range(2))
     teacher.eval()
-    head = ArcFaceHead(512, classes).to(device)
+    head = MarginHead(512, classes).to(device)
     optimizer = torch.optim.SGD([*student.parameters(), *head.parameters()], lr=0.01, momentum=0.9, weight_decay=5e-4)
     hr, lr, label = images(batch, classes, device)
 
@@ -61,7 +62,7 @@ def our_step(batch: int, classes: int, name: str, compile: bool):
     precision = choose_precision("auto", device)
     student = make_backbone(name, attention="cbam").to(device=device, memory_format=torch.channels_last)
     teacher = Frozen(make_backbone(name, attention="cbam"), device, compile)
-    head = ArcFaceHead(512, classes).to(device)
+    head = MarginHead(512, classes).to(device)
     trunk = torch.compile(Trunk(student)) if compile else Trunk(student)
     distiller = Distiller(trunk, head, teacher, {"attention": (5.0, attention_term("maps", "mean", 1.0, 1.0))})
     parameters = [p for p in [*student.parameters(), *head.parameters()] if p.requires_grad]

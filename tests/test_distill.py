@@ -46,7 +46,7 @@ def test_one_command_does_it_all(distilled):  # noqa: F811
     for role in ROLES:
         assert {path.name.split(".tfevents")[0] for path in distilled.of(role).iterdir()} == {
             "recipe.yaml", "run.json", "classes.txt", "metrics.jsonl", "events.out", "checkpoints", "model.safetensors",
-            "meta.json",
+            "head.safetensors", "meta.json",
         }
         kept = sorted(path.name for path in (distilled.of(role) / "checkpoints").iterdir())
         assert kept == ["step_00000002.pt", "step_00000003.pt"]

@@ -71,7 +71,60 @@ def test_header_says_what_and_how(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_baselines_where_they_are_cheap(name):
     recipe = load([f"recipe={name}"])
-    assert recipe.baseline.enabled is (recipe.data.set in ("demo", "demo_full", "lfw"))
+    learns_labels = recipe.head.weight > 0  # without labels a baseline would have nothing to learn
+    assert recipe.baseline.enabled is (recipe.data.set in ("demo", "demo_full", "lfw") and learns_labels)
+
+
+METHODS = sorted(list_resources("methods"))
+
+
+def terms(recipe) -> set[str]:
+    return {name for name, term in vars(recipe.distill).items() if term is not None}
+
+
+def test_the_promised_methods_are_there():
+    assert {"base", "kd", "fitnet", "at", "rkd", "askd", "fskd", "cross", "embedding", "centres"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("base", ["lfw_x8", "demo_full_x4"])
+def test_a_method_takes_the_place_of_the_recipe_s_own(base, name):
+    plain, recipe = load([f"recipe={base}"]), load([f"recipe={base}", f"method={name}"])
+    assert recipe.name == f"{base}_{name}" and len(terms(recipe)) == (name != "base")
+    plain.name, plain.distill = recipe.name, recipe.distill
+    assert plain == recipe
+    assert list_resources("methods")[name].read_text().startswith("# ")
+
+
+def test_methods_add_up_and_the_command_line_has_the_last_word():
+    recipe = load(["recipe=lfw_x8", "method=fskd+cross+kd", "distill.logit.temperature=2"])
+    assert recipe.name == "lfw_x8_fskd+cross+kd" and terms(recipe) == {"feature", "relation", "logit"}
+    assert (recipe.distill.feature.weight, recipe.distill.relation.weight, recipe.distill.logit.temperature) == (20, 4, 2)
+    with pytest.raises(RecipeError, match="no method is called 'asdk'; did you mean askd"):
+        load(["recipe=lfw_x8", "method=asdk"])
+
+
+def test_a_strong_teacher_learns_from_a_recogniser_and_teaches_at_the_same_width():
+    for size in (4, 8):
+        student = load([f"recipe=lfw_x{size}_strong"])
+        teacher = load([f"recipe={student.teacher.recipe}"])
+        assert teacher.head.weight == 0 and terms(teacher) == {"embedding"} and teacher.teacher.checkpoint.endswith(".onnx")
+        assert (teacher.data.min_images, teacher.data.holdout, teacher.data.sizes) == (1, 0, [112])
+        assert student.head.weight == 1 and terms(student) == {"attention"} and student.baseline.enabled
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["head.kind=combined"], "head.margins must be m1, m2, m3"), (["head.margins=[1,0.5,0]"], "null without it"),
+    (["head.h=0.3"], "head.h"), (["head.kind=sphereface"], "arcface"), (["head.subcentres=0"], "head.subcentres"),
+    (["head.label_smoothing=1"], "head.label_smoothing"), (["head.weight=-1"], "head.weight"),
+    (["method=at", "distill.feature.hint=conv"], "none with distance=at"), (["method=fskd", "distill.feature.stages=[0]"], "stages"),
+    (["method=rkd", "distill.relation.distance=0", "distill.relation.angle=0"], "one of them above 0"),
+    (["method=kd", "distill.logit.temperature=0"], "temperature"), (["method=kd", "head.weight=0"], "needs class centres"),
+    (["method=kd_mean", "head.kind=adaface"], "feature norms"),
+])
+def test_options_that_do_not_go_together_are_refused(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        load(["recipe=lfw_x8", *arguments])
 
 
 def test_casia_x4_released_is_the_released_code():

@@ -106,10 +106,15 @@ def save_weights(folder: Path, state_dict: dict[str, Tensor], meta: dict[str, An
     """
     folder = Path(folder)
     description = json.dumps(meta, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    weights = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state_dict.items()})
     (folder / "meta.json").unlink(missing_ok=True)
-    _write_whole(folder / "model.safetensors", lambda file: file.write(weights))
+    save_tensors(folder / "model.safetensors", state_dict)
     _write_whole(folder / "meta.json", lambda file: file.write(description))
+
+
+def save_tensors(path: Path, state_dict: dict[str, Tensor]) -> None:
+    """Writes tensors as a `.safetensors` file, whole or not at all; raises CheckpointError where the disk refuses."""
+    content = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state_dict.items()})
+    _write_whole(Path(path), lambda file: file.write(content))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,31 +1,107 @@
-"""The identity head: cosines to learnt class centres, an angular margin on the true class, scaled cross-entropy."""
+"""The identity head: cosines to learnt class centres, a margin on the true class, scaled cross-entropy."""
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from askd.heads.margin import arcface
+from askd.heads.margin import adaface, arcface, combined, cosface
+
+MARGINS = ("arcface", "cosface", "adaface", "combined")
 
 
-class ArcFaceHead(nn.Module):
-    """ArcFace over `classes` identities: embedding (B, E), label (B,) -> mean cross-entropy, computed in float32 outside autocast.
+class MarginHead(nn.Module):
+    """`classes` identities: embedding (B, E), label (B,) -> mean cross-entropy, computed in float32 outside autocast.
 
-    margin: radians, added to the true class's angle; logit_scale: ArcFace's s, the factor on all cosines.
+    margin: ArcFace's m in radians, CosFace's as a cosine, AdaFace's m; logit_scale: ArcFace's s, the factor on all cosines.
+    kind: one of MARGINS; `combined` has its m1, m2, m3 in `margins`, `adaface` its concentration in `h`.
+    subcentres: centres per class, of which the nearest counts (sub-center ArcFace, Deng et al., ECCV 2020).
+    label_smoothing: probability that the target leaves to the other classes.
     """
 
-    def __init__(self, embedding: int, classes: int, margin: float = 0.5, logit_scale: float = 64.0):
+    def __init__(
+        self, embedding: int, classes: int, margin: float = 0.5, logit_scale: float = 64.0, kind: str = "arcface",
+        margins: tuple[float, float, float] = (1.0, 0.5, 0.0), h: float = 0.333, subcentres: int = 1, label_smoothing: float = 0.0,
+    ):
         super().__init__()
-        self.centres = nn.Parameter(torch.empty(classes, embedding))
+        if kind not in MARGINS:
+            raise ValueError(f"unknown margin {kind!r}; choose from {', '.join(MARGINS)}")
+        self.centres = nn.Parameter(torch.empty(classes * subcentres, embedding))
         nn.init.xavier_uniform_(self.centres)
-        self.margin, self.logit_scale = margin, logit_scale
+        self.kind, self.margin, self.margins, self.h, self.logit_scale = kind, margin, margins, h, logit_scale
+        self.subcentres, self.label_smoothing = subcentres, label_smoothing
+        self.warmup: Warmup | None = None
+        self.norms = FeatureNorms() if kind == "adaface" else None
+
+    def warm_up(self, steps: int) -> None:
+        """Let the margin grow linearly from none to its own over the next `steps` training steps, counted here and checkpointed."""
+        self.warmup = Warmup(steps)
 
     def cosine(self, embedding: Tensor) -> Tensor:
-        """Cosines to every class centre, (B, E) -> (B, C) in [-1, 1]."""
+        """Cosines to every class's (nearest) centre, (B, E) -> (B, C) in [-1, 1]."""
         with torch.autocast(embedding.device.type, enabled=False):
-            return F.linear(F.normalize(embedding.float()), F.normalize(self.centres.float())).clamp(-1, 1)
+            cosine = F.linear(F.normalize(embedding.float()), F.normalize(self.centres.float())).clamp(-1, 1)
+            return cosine if self.subcentres == 1 else cosine.unflatten(1, (-1, self.subcentres)).amax(2)
+
+    def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
+        """Scaled cosines with the margin on the true class, (B, C): what the cross-entropy sees."""
+        cosine, part = self.cosine(embedding), self.warmup.part() if self.warmup else 1.0
+        with torch.autocast(embedding.device.type, enabled=False):
+            if self.kind == "adaface":
+                norm = embedding.detach().float().norm(dim=1)
+                moved = adaface(cosine, label, norm, self.norms.mean, self.norms.std, part * self.margin, self.h)
+            elif self.kind == "combined":
+                m1, m2, m3 = self.margins
+                moved = combined(cosine, label, 1 + part * (m1 - 1), part * m2, part * m3)
+            else:
+                moved = {"arcface": arcface, "cosface": cosface}[self.kind](cosine, label, part * self.margin)
+            return self.logit_scale * moved
 
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        cosine = self.cosine(embedding)
+        if self.norms is not None and self.training:
+            self.norms.update(embedding)
+        logits = self.logits(embedding, label)
+        if self.warmup is not None and self.training:
+            self.warmup.done += 1
         with torch.autocast(embedding.device.type, enabled=False):
-            return F.cross_entropy(self.logit_scale * arcface(cosine, label, self.margin), label)
+            return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+
+
+class FeatureNorms(nn.Module):
+    """Running mean and deviation of the embeddings' lengths over training batches: AdaFace's measure of image quality.
+
+    Starts, as the released AdaFace code does, at 20 and 100; momentum 0.01, the paper's alpha of 0.99 seen from the other side.
+    """
+
+    def __init__(self, momentum: float = 0.01):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.tensor(20.0))
+        self.register_buffer("std", torch.tensor(100.0))
+
+    @torch.no_grad()
+    def update(self, embedding: Tensor) -> None:
+        """Takes one batch (B, E) in, B of 2 or more."""
+        norm = embedding.float().norm(dim=1).clamp(1e-3, 100)
+        self.mean.lerp_(norm.mean(), self.momentum)
+        self.std.lerp_(norm.std(), self.momentum)
+
+
+class Warmup(nn.Module):
+    """How many of `steps` training steps are done; kept in the checkpoint as a number, so that no step waits for a device to read it."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps, self.done = steps, 0
+
+    def part(self) -> float:
+        """The part of the margin that counts by now, 0 to 1."""
+        return min(self.done / self.steps, 1.0)
+
+    def get_extra_state(self) -> Tensor:
+        """What state_dict holds of it."""
+        return torch.tensor(self.done)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Goes on from there."""
+        self.done = int(state)

@@ -1,4 +1,4 @@
-"""Attention similarity distillation (A-SKD, Shin et al., ECCV 2022): 1 - cos between the student's and the teacher's attention maps."""
+"""Attention similarity distillation (A-SKD, Shin et al., ECCV 2022): 1 - cos, or L2, of student's and teacher's attention maps."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def attention_similarity(
-    student: Sequence, teacher: Sequence, space: str = "maps", reduction: str = "mean", channel: float = 1.0, spatial: float = 1.0
+    student: Sequence, teacher: Sequence, space: str = "maps", reduction: str = "mean", channel: float = 1.0, spatial: float = 1.0,
+    distance: str = "cosine",
 ) -> Tensor:
     """Mean over the batch of 1 - cos of each attention map, flattened per sample, combined over blocks; a scalar in [0, 2] for `mean`.
 
@@ -17,12 +18,15 @@ def attention_similarity(
     space: `logits` compares them so, as the released A-SKD code does; `maps` after the sigmoid, as F-SKD's A-SKD baseline does.
     reduction: `mean` weighs every term alike, `channel` and `spatial` being their relative weights; `sum` adds them, as the
     released code does: over 24 blocks with both parts, sum = 48 * mean.
-    Raises ValueError for an unknown space or reduction, another number of blocks, maps of another shape, or a missing part.
+    distance: `cosine`, or `l2`, the mean squared difference in place of 1 - cos: the paper's ablation.
+    Raises ValueError for an unknown space, reduction or distance, another number of blocks, maps of another shape, or a missing part.
     """
     if space not in ("maps", "logits"):
         raise ValueError(f"unknown space {space!r}; choose maps (after the sigmoid) or logits (before it)")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"unknown reduction {reduction!r}; choose mean or sum")
+    if distance not in ("cosine", "l2"):
+        raise ValueError(f"unknown distance {distance!r}; choose cosine or l2")
     if not student or len(student) != len(teacher):
         raise ValueError(f"student and teacher need the same number of attention blocks, got {len(student)} and {len(teacher)}")
     total, weight = 0.0, 0.0
@@ -34,16 +38,18 @@ def attention_similarity(
             if a is None or b is None or a.shape != b.shape:
                 shapes = [None if m is None else tuple(m.shape) for m in (a, b)]
                 raise ValueError(f"block {block}: {part} attention of student {shapes[0]} and teacher {shapes[1]} cannot be compared")
-            total = total + part_weight * _one_minus_cosine(a, b.detach(), space)
+            total = total + part_weight * _distance(a, b.detach(), space, distance)
             weight += part_weight
     if weight == 0:
         raise ValueError("attention similarity with channel=0 and spatial=0 compares nothing; give one of them a weight")
     return total / weight if reduction == "mean" else total
 
 
-def _one_minus_cosine(a: Tensor, b: Tensor, space: str) -> Tensor:
+def _distance(a: Tensor, b: Tensor, space: str, distance: str) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float().flatten(1), b.float().flatten(1)
         if space == "maps":
             a, b = a.sigmoid(), b.sigmoid()
+        if distance == "l2":
+            return F.mse_loss(a, b)
         return (1 - F.cosine_similarity(a, b, dim=1)).mean()

@@ -14,8 +14,13 @@ class AttentionMaps(NamedTuple):
 
 
 class Features(NamedTuple):
-    """embedding (B, E), not normalised; attention, one AttentionMaps per block (empty without attention); stages, one (B, C, H, W) each."""
+    """embedding (B, E), not normalised; attention, one AttentionMaps per block (empty without attention); stages, one (B, C, H, W) each.
+
+    hints, projected: a student's stages and embedding in the teacher's widths, where a term asks for that (models.projections).
+    """
 
     embedding: Tensor
     attention: tuple[AttentionMaps, ...]
     stages: tuple[Tensor, ...]
+    hints: tuple[Tensor, ...] = ()
+    projected: Tensor | None = None

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from askd.heads.classifier import ArcFaceHead
+from askd.heads.classifier import MarginHead
 from askd.heads.margin import arcface
 
 CENTRES = [0.0, 90.0, 200.0]  # degrees
@@ -26,7 +26,7 @@ def true_slope(theta: float, margin: float) -> float:
 
 
 def planar_head(margin=0.5):
-    head = ArcFaceHead(2, len(CENTRES), margin, SCALE)
+    head = MarginHead(2, len(CENTRES), margin, SCALE)
     with torch.no_grad():
         head.centres.copy_(torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in CENTRES]))
         head.centres.mul_(torch.tensor([[3.0], [0.5], [1.0]]))
@@ -129,7 +129,7 @@ def test_the_poles_are_finite(dtype):
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_an_embedding_on_its_centre_or_opposite_trains_on(dtype, autocast, sign):
     torch.manual_seed(0)
-    head = ArcFaceHead(512, 10, logit_scale=64.0)
+    head = MarginHead(512, 10, logit_scale=64.0)
     embedding = (sign * 7 * head.centres.detach()).to(dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = head(embedding, torch.arange(10))
@@ -139,7 +139,7 @@ def test_an_embedding_on_its_centre_or_opposite_trains_on(dtype, autocast, sign)
 
 def test_cosines_stay_within_one_whatever_the_rounding():
     torch.manual_seed(0)
-    head = ArcFaceHead(512, 2000)
+    head = MarginHead(512, 2000)
     cosine = head.cosine(1e3 * head.centres.detach())
     assert cosine.abs().max() <= 1 and torch.allclose(cosine.diagonal(), torch.ones(2000), atol=1e-6)
 

@@ -136,3 +136,18 @@ def test_without_a_spatial_weight_channel_maps_suffice():
     student, teacher = ([AttentionMaps(pair.channel, None) for pair in maps(seed)] for seed in (0, 1))
     ours = attention_similarity(student, teacher, "logits", spatial=0)
     assert ours.item() == pytest.approx(naive(maps(0), maps(1), "logits", "mean", 1, 0), rel=1e-5)
+
+
+@pytest.mark.parametrize("space", ["logits", "maps"])
+def test_l2_is_the_mean_squared_difference(space):
+    student, teacher = maps(0, blocks=2), maps(1, blocks=2)
+    squares = []
+    for ours, theirs in zip(student, teacher):
+        for a, b in zip(ours, theirs):
+            a, b = (a.sigmoid(), b.sigmoid()) if space == "maps" else (a, b)
+            squares.append(((a - b).double() ** 2).mean().item())
+    value = attention_similarity(student, teacher, space, distance="l2").item()
+    assert value == pytest.approx(sum(squares) / len(squares), rel=1e-5)
+    assert attention_similarity(student, teacher, space, "sum", distance="l2").item() == pytest.approx(sum(squares), rel=1e-5)
+    with pytest.raises(ValueError, match="unknown distance 'l1'; choose cosine or l2"):
+        attention_similarity(student, teacher, distance="l1")

@@ -1,0 +1,138 @@
+"""Methods over seeds: tables of means, paired differences to the baseline with Student's t intervals, cost, and the figure of it all.
+
+A line is one finished run: {"method", "sizes", "seed", "rows", "cost"}; sizes are the pixels it was trained at, rows are report.Row as
+JSON has it, cost is {"images_per_second", "memory_gb"} or None. The method `teacher` is the shared teacher, `base` the baseline.
+"""
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from askd.evaluation.intervals import Interval, mean_and_t_interval
+
+Values = dict[int, float]  # by seed
+FIGURES = ("accuracy", "auc")
+
+
+def label_of(line: dict) -> str:
+    """A run's name in tables: its method, and whether one network serves several sizes."""
+    return line["method"] if len(line["sizes"]) == 1 else f"{line['method']}, one for all sizes"
+
+
+def values_of(lines: Sequence[dict], label: str, size: int, name: str, protocol: str, figure: str) -> Values:
+    """A figure of one label at one size on one set under one protocol, by seed; seeds without it are left out."""
+    return {
+        line["seed"]: row[figure] for line in lines if label_of(line) == label for row in line["rows"]
+        if (row["set"], row["protocol"], row["size"]) == (name, protocol, size) and row[figure] is not None
+    }
+
+
+def paired(first: Values, second: Values) -> tuple[list[float], Interval] | None:
+    """Differences first - second in points of the seeds that both have, and their t interval; None where there is no such seed."""
+    seeds = sorted(first.keys() & second.keys())
+    points = [100 * (first[seed] - second[seed]) for seed in seeds]
+    return (points, mean_and_t_interval(points)) if points else None
+
+
+def tables(lines: Sequence[dict]) -> str:
+    """Markdown: per set, protocol and figure a table of means, then headroom and differences to the baseline, then the cost."""
+    parts = []
+    labels = list(dict.fromkeys(label_of(line) for line in lines))
+    for name, protocol in dict.fromkeys((row["set"], row["protocol"]) for line in lines for row in line["rows"]):
+        for figure in FIGURES:
+            sizes = sorted({row["size"] for line in lines for row in line["rows"] if row["set"] == name}, reverse=True)
+            cells = {(label, size): values_of(lines, label, size, name, protocol, figure) for label in labels for size in sizes}
+            if any(cells.values()):
+                title = f"### {name}, protocol {protocol}: {figure} (%)"
+                parts += [title, _means(labels, sizes, cells), _differences(labels, sizes, cells)]
+    costs = [line for line in lines if line["cost"]]
+    return "\n\n".join([*parts, *(["### Cost of training", _cost(costs)] if costs else [])]) + "\n"
+
+
+def _means(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values]) -> str:
+    rows = [["mean ± standard deviation over seeds (how many)", *(f"{size} px" for size in sizes)]]
+    for label in labels:
+        row = [label]
+        for size in sizes:
+            found = [100 * value for value in cells[label, size].values()]
+            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            row.append(f"{statistics.fmean(found):.2f}{spread} ({len(found)})" if found else "")
+        rows.append(row)
+    return _grid(rows)
+
+
+def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values]) -> str:
+    rows = [["difference, in points", "px", "per seed", "mean [95 % t interval]", "t interval excludes 0"]]
+    largest = max(sizes)
+    for size in sizes:
+        base = cells.get(("base", size), {})
+        pairs = {"headroom: teacher at full resolution - base": paired(cells.get(("teacher", largest), {}), base)}
+        pairs |= {f"{label} - base": paired(cells[label, size], base) for label in labels if label not in ("base", "teacher")}
+        for what, found in pairs.items():
+            if found is not None:
+                points, interval = found
+                bounds = "one seed: none" if interval.low is None else f"{interval.low:+.2f}, {interval.high:+.2f}"
+                real = "" if interval.low is None else "yes" if interval.low > 0 or interval.high < 0 else "no"
+                rows.append([what, str(size), ", ".join(f"{p:+.2f}" for p in points), f"{interval.value:+.2f} [{bounds}]", real])
+    return _grid(rows)
+
+
+def _cost(lines: Sequence[dict]) -> str:
+    labels = dict.fromkeys(label_of(line) for line in lines)
+    rows = [["method", "images/s (median of runs)", "of base", "peak memory (GB)"]]
+    rates = {label: statistics.median(line["cost"]["images_per_second"] for line in lines if label_of(line) == label) for label in labels}
+    for label in labels:
+        memory = max(line["cost"]["memory_gb"] for line in lines if label_of(line) == label)
+        relative = f"{rates[label] / rates['base']:.2f}" if rates.get("base") else ""
+        rows.append([label, f"{rates[label]:.1f}", relative, f"{memory:.1f}"])
+    return _grid(rows)
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    ruled = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
+
+
+def plot_differences(lines: Sequence[dict], path: str | os.PathLike) -> bool:
+    """Each method's difference to the baseline, in points with t intervals and every seed a dot, a panel per set; False without any.
+
+    Under the first protocol; accuracy where the set gives it, else AUC.
+    """
+    names = list(dict.fromkeys(row["set"] for line in lines for row in line["rows"]))
+    labels = [label for label in dict.fromkeys(label_of(line) for line in lines) if label not in ("base", "teacher")]
+    panels = []
+    for name in names:
+        rows = [row for line in lines for row in line["rows"] if row["set"] == name]
+        protocol, figure = rows[0]["protocol"], next(f for f in FIGURES if f == "auc" or rows[0][f] is not None)
+        bars = {}
+        for size in sorted({row["size"] for row in rows}, reverse=True):
+            base = values_of(lines, "base", size, name, protocol, figure)
+            for label in labels:
+                if (found := paired(values_of(lines, label, size, name, protocol, figure), base)) is not None:
+                    bars[f"{label}, {size} px"] = found
+        if bars:
+            panels.append((f"{name} ({protocol}): {figure}", bars))
+    if not panels:
+        return False
+    rows = max(len(bars) for _, bars in panels)
+    figure = Figure(figsize=(1.5 + 4.8 * len(panels), 1.4 + 0.32 * rows), layout="constrained")
+    for axes, (title, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for place, (points, interval) in enumerate(bars.values()):
+            axes.plot(points, [place] * len(points), "o", color="0.7", markersize=4)
+            axes.plot(interval.value, place, "D", color="tab:blue", markersize=6)
+            if interval.low is not None:
+                axes.plot([interval.low, interval.high], [place, place], color="tab:blue", linewidth=1.8)
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.set_yticks(range(len(bars)), list(bars))
+        axes.invert_yaxis()
+        axes.set_xlabel("difference to the baseline (points), 95 % t interval over seeds")
+        axes.set_title(title)
+    partial = Path(path).with_name(Path(path).name + ".tmp")
+    figure.savefig(partial, dpi=150, format="png")
+    os.replace(partial, path)
+    return True

@@ -1,0 +1,121 @@
+"""From a recipe to its method: the margin head, the terms and their projections, the teacher's class centres; and whether they fit."""
+from __future__ import annotations
+
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+
+import torch
+
+from askd.centres import learnt_centres, mean_centres
+from askd.data.faces import FaceSet
+from askd.distiller import Trunk
+from askd.engine.checkpoint import load_module
+from askd.errors import RecipeError
+from askd.heads.classifier import MarginHead
+from askd.models.iresnet import IResNet
+from askd.models.onnx_network import OnnxNetwork
+from askd.models.projections import Projections
+from askd.schema import CentreSource, Hint, Projection, Recipe
+from askd.teachers import Frozen
+from askd.terms import REMEDIES, TERMS, Term
+
+
+def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None) -> MarginHead:
+    """A new margin head by the recipe's `head`, at random; `subcentres` in place of the recipe's."""
+    head = recipe.head
+    given = {key: value for key, value in (("margins", head.margins), ("h", head.h)) if value is not None}
+    return MarginHead(
+        width, classes, head.margin, head.logit_scale, kind=head.kind.name, subcentres=subcentres or head.subcentres,
+        label_smoothing=head.label_smoothing, **given,
+    )
+
+
+def teaches(recipe: Recipe) -> bool:
+    """Whether the recipe takes anything from a teacher: a term, or its class centres."""
+    return any(getattr(recipe.distill, key.name) is not None for key in fields(recipe.distill))
+
+
+def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = None) -> dict[str, tuple[float, Term]]:
+    """The recipe's distillation terms: name -> (weight, loss). heads: student's and teacher's, for `logit`, left out without them."""
+    terms = {}
+    for name, factory in TERMS.items():
+        term = getattr(recipe.distill, name)
+        if term is None or name == "logit" and heads is None:
+            continue
+        options = {key.name: getattr(term, key.name) for key in fields(term) if key.name != "weight"}
+        options = {key: value.name if isinstance(value, Enum) else value for key, value in options.items()}
+        terms[name] = term.weight, factory(**options, **({"heads": heads} if name == "logit" else {}))
+    return terms
+
+
+def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork) -> Projections | None:
+    """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
+
+    A stage that either network lacks gets no hint: its term says so.
+    """
+    feature, embedding = recipe.distill.feature, recipe.distill.embedding
+    hints = []
+    if feature is not None and feature.hint is not Hint.none:
+        count = min(len(student.feature_info), len(teacher.feature_info))
+        hints = [(s, *(side.feature_info[s - 1]["channels"] for side in (student, teacher))) for s in feature.stages if s <= count]
+    linear = embedding is not None and embedding.projection is Projection.linear
+    if not hints and not linear:
+        return None
+    with torch.random.fork_rng(devices=()):
+        return Projections(
+            hints, batch_norm=bool(hints) and feature.hint is Hint.conv_bn,
+            embedding=(student.head_hidden_size, teacher.head_hidden_size) if linear else None,
+        )
+
+
+def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork, teacher_name: str) -> Projections | None:
+    """The projections of the recipe's terms; RecipeError before training where a term cannot compare the two networks.
+
+    Found by one forward pass of four blank images. Class centres, which depend on the people, are looked at by inherit_centres.
+    """
+    projections, student_name = make_projections(recipe, student, teacher), recipe.network.backbone
+    trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
+    with torch.no_grad():
+        ours, theirs = trunk(blank), teacher.eval().forward_all(blank) if isinstance(teacher, IResNet) else teacher.forward_all(blank)
+        for name, (_, term) in make_terms(recipe).items():
+            try:
+                term(ours, theirs, torch.zeros(4, dtype=torch.long))
+            except ValueError as error:
+                raise RecipeError(
+                    f"distill.{name} does not fit student {student_name} and teacher {teacher_name}: {error}; {REMEDIES[name]}"
+                ) from None
+    centres = recipe.distill.centres
+    if centres is not None and student.head_hidden_size != teacher.head_hidden_size:
+        raise RecipeError(
+            f"distill.centres does not fit student {student_name} and teacher {teacher_name}: embeddings of {student.head_hidden_size} and "
+            f"{teacher.head_hidden_size}; set network.embedding={teacher.head_hidden_size}"
+        )
+    trunk.train()
+    return projections
+
+
+def inherit_centres(
+    recipe: Recipe, head: MarginHead | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
+) -> tuple[MarginHead, MarginHead] | None:
+    """The student's head and one with the teacher's class centres, where `logit` needs them; sets the student's for `centres`.
+
+    CheckpointError, naming both, where the teacher did not learn these very classes.
+    """
+    def centres_of(source: CentreSource, name: str) -> dict[str, torch.Tensor]:
+        if source is CentreSource.mean:
+            return {"centres": mean_centres(teacher, faces, device)}
+        return learnt_centres(teacher_path, faces.class_names, f"distill.{name}")
+
+    inherited, logit = recipe.distill.centres, recipe.distill.logit
+    if inherited is not None:
+        state = centres_of(inherited.source, "centres")
+        load_module(head, head.state_dict() | {"centres": state["centres"]}, f"{teacher_path} (its class centres)")
+        head.centres.requires_grad_(inherited.trainable)
+    if logit is None:
+        return None
+    state, classes = centres_of(logit.source, "logit"), len(faces.class_names)
+    with torch.random.fork_rng(devices=()):
+        theirs = make_head(recipe, state["centres"].shape[1], classes, subcentres=len(state["centres"]) // classes)
+    load_module(theirs, {name: state[name] for name in theirs.state_dict() if name in state}, f"{teacher_path} (its head)")
+    return head, theirs.to(device).requires_grad_(False).eval()

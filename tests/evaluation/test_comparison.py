@@ -1,0 +1,51 @@
+"""Means, paired differences and intervals of a study, by hand."""
+from __future__ import annotations
+
+import cv2
+import pytest
+
+from askd.evaluation.comparison import label_of, paired, plot_differences, tables, values_of
+
+
+def line(method, seed, accuracy, auc=0.9, sizes=(14,), rate=100.0, at=14):
+    rows = [{"set": "lfw", "protocol": "askd", "size": at, "accuracy": accuracy, "auc": auc}]
+    return {"method": method, "sizes": list(sizes), "seed": seed, "rows": rows, "cost": {"images_per_second": rate, "memory_gb": 1.5}}
+
+
+LINES = [
+    line("teacher", 0, 0.95, sizes=(112,), at=112), line("teacher", 1, 0.97, sizes=(112,), at=112),
+    line("base", 0, 0.80), line("base", 1, 0.82), line("base", 2, 0.99),
+    line("kd", 0, 0.81, rate=80), line("kd", 1, 0.86, rate=90), line("askd", 0, 0.79), line("kd", 0, 0.7, sizes=(112, 14)),
+]
+
+
+def test_labels_tell_one_size_from_all():
+    assert [label_of(entry) for entry in LINES[-2:]] == ["askd", "kd, one for all sizes"]
+    assert values_of(LINES, "kd", 14, "lfw", "askd", "accuracy") == {0: 0.81, 1: 0.86}
+
+
+def test_differences_are_paired_by_seed():
+    points, interval = paired({0: 0.81, 1: 0.86, 5: 0.1}, {0: 0.80, 1: 0.82, 2: 0.99})
+    assert points == pytest.approx([1, 4])
+    # Two seeds: t(0.975, 1) = 12.706, the standard error (4 - 1) / 2.
+    assert (interval.value, interval.low, interval.high) == pytest.approx((2.5, 2.5 - 12.706 * 1.5, 2.5 + 12.706 * 1.5), rel=1e-4)
+    assert paired({0: 0.5}, {1: 0.5}) is None
+
+
+def test_the_tables_say_it_all():
+    text = tables(LINES)
+    assert "### lfw, protocol askd: accuracy (%)" in text and "auc (%)" in text
+    for row in (
+        "| teacher | 96.00 ± 1.41 (2) |  |", "| base |  | 87.00 ± 10.44 (3) |",
+        "| kd |  | 83.50 ± 3.54 (2) |", "| askd |  | 79.00 (1) |",
+        "| headroom: teacher at full resolution - base | 14 | +15.00, +15.00 | +15.00 [+15.00, +15.00] | yes |",
+        "| kd - base | 14 | +1.00, +4.00 | +2.50 [-16.56, +21.56] | no |", "| askd - base | 14 | -1.00 | -1.00 [one seed: none] |  |",
+        "| kd, one for all sizes - base | 14 | -10.00 |", "| kd | 85.0 | 0.85 | 1.5 |",
+    ):
+        assert row in text, text
+
+
+def test_a_figure_where_there_is_something_to_compare(tmp_path):
+    assert plot_differences(LINES, tmp_path / "d.png")
+    assert cv2.imread(str(tmp_path / "d.png")).std() > 1 and not list(tmp_path.glob("*.tmp"))
+    assert not plot_differences(LINES[:2], tmp_path / "none.png") and not (tmp_path / "none.png").exists()

@@ -1,0 +1,95 @@
+"""A study: what it plans, that every method gets the same, that it goes on where it stopped, and what it refuses."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from askd.errors import CheckpointError, RecipeError
+from askd.recipe import load
+from askd.study import Job, parse, read, report
+from tiny import distilled, run, world  # noqa: F401, fixtures
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_a_command_line_is_a_plan():
+    study, dry = parse([
+        "recipe=lfw_x8", "methods=[base,askd+kd]", "sizes=[28,14,all]", "seeds=2", "out=here", "train.epochs=3",
+        "teacher.checkpoint=t/seed{seed}", "dry_run=true",
+    ])
+    assert dry and study.seeds == (0, 1) and study.sizes == ((28,), (14,), (112, 28, 14)) and study.jobs == 1
+    assert study.teachers() == [Job("teacher", (112,), 0), Job("teacher", (112,), 1)]
+    assert len(study.students()) == 12 and all(job.seed == 0 for job in study.students()[:6])
+    recipe = load(study.arguments(Job("askd+kd", (28,), 1), "found"))
+    assert (recipe.name, recipe.seed, recipe.train.epochs) == ("lfw_x8_askd+kd_28px", 1, 3)
+    assert recipe.data.sizes == recipe.eval.sizes == [28]
+    assert (recipe.out, recipe.teacher.checkpoint) == ("here/runs", "found")
+    teacher = load(study.arguments(Job("teacher", (112,), 1)))
+    assert (teacher.name, teacher.eval.sizes, teacher.teacher.checkpoint) == ("lfw_x8", [112, 28, 14], "t/seed1")
+
+
+def test_methods_of_a_seed_differ_in_the_method_alone():
+    study, _ = parse(["recipe=lfw_x8", "methods=[base,askd,fskd+cross]", "seeds=1"])
+    views = [study.settings(Job(method, (14,), 0)) for method in study.methods]
+    distilled_by = [set(view.pop("distill", {})) for view in views]
+    assert distilled_by == [set(), {"attention"}, {"feature", "relation"}] and views[0] == views[1] == views[2]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ([], "usage"), (["recipe=lfw_x8"], "usage"), (["recipe=lfw_x8", "methods=[base,base]"], "distinct methods"),
+    (["recipe=lfw_x8", "methods=[teacher]"], "trained anyway"), (["recipe=lfw_x8", "methods=base", "sizes=[big]"], "distinct pixels"),
+    (["recipe=lfw_x8", "methods=base", "sizes=[all]"], "distinct pixels"), (["recipe=lfw_x8", "methods=base", "seeds=many"], "seeds="),
+    (["recipe=lfw_x8", "methods=base", "jobs=0"], "jobs="), (["recipe=lfw_x8", "methods=base", "dry_run=perhaps"], "dry_run="),
+    (["recipe=lfw_x8", "methods=base", "data.sizes=[3]"], "the study's own"), (["recipe=lfw_x8", "methods=[base"], "cannot be read"),
+])
+def test_what_is_no_study_is_refused(arguments, said):
+    with pytest.raises(RecipeError, match=said):
+        parse(arguments)
+
+
+def test_a_line_cut_short_is_named(tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"seed": 0}\n{"seed"')
+    with pytest.raises(CheckpointError, match="results.jsonl:2 is no line of JSON"):
+        read(tmp_path / "results.jsonl")
+    assert read(tmp_path / "none.jsonl") == []
+
+
+def test_older_results_can_still_be_reported():
+    text = report(read(REPOSITORY / "benchmarks" / "results" / "lfw_x8.jsonl"))
+    assert text.startswith("## lfw_x8") and "| student - base | 14 |" in text and "headroom" in text
+
+
+def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
+    teacher = distilled.of("teacher").parent / "seed{seed}"
+    asked = [f"recipe={distilled.world.recipe}", "sizes=[14]", "seeds=[0]", f"teacher.checkpoint={teacher}", "out=here", "threads=1"]
+    done = run("study", *asked, "methods=[base,kd]", cwd=tmp_path)
+    assert done.status == 0, done.err
+    lines = read(tmp_path / "here" / "results.jsonl")
+    assert [(line["method"], line["sizes"], line["seed"]) for line in lines] == [("teacher", [112], 0), ("base", [14], 0), ("kd", [14], 0)]
+    assert lines[1]["teacher"] == lines[2]["teacher"] == lines[0]["sha256"]
+    assert [{row["size"] for row in line["rows"]} for line in lines] == [{112, 14}, {14}, {14}]
+    assert all(line["cost"]["images_per_second"] > 0 and line["cost"]["memory_gb"] > 0.1 for line in lines)
+    first = [json.loads((tmp_path / "here" / "runs" / f"mini_{method}_14px" / role / "seed0" / "metrics.jsonl").read_text().splitlines()[0])
+             for method, role in (("base", "baseline"), ("kd", "student"))]
+    assert first[0]["identity"] == first[1]["identity"]  # the same weights to start from, the same batch
+    text = (tmp_path / "here" / "report.md").read_text()
+    assert "| kd - base | 14 |" in text and "one teacher per seed" in text and "differences.png" in text and "Unfinished" not in text
+    assert (tmp_path / "here" / "differences.png").is_file() and not list(tmp_path.rglob("*.tmp"))
+
+    before = (tmp_path / "here" / "results.jsonl").read_bytes()
+    planned = run("study", *asked, "methods=[base,kd,embedding]", "dry_run=true", cwd=tmp_path)
+    assert planned.status == 0, planned.err
+    jobs = [line for line in planned.out.splitlines() if " at " in line and "seed" in line]
+    states = {line.split(" at ")[0].strip(): line.rsplit(": ", 1)[1] for line in jobs}
+    assert states["base"] == states["kd"] == states["teacher"] == "done" and states["embedding"].startswith("about ")
+    assert "1 runs, about" in planned.out and (tmp_path / "here" / "results.jsonl").read_bytes() == before
+
+
+def test_a_method_that_does_not_fit_stops_the_study_before_it_begins(distilled, tmp_path):  # noqa: F811
+    done = run(
+        "study", f"recipe={distilled.world.recipe}", "methods=[base,embedding]", "sizes=[14]", "seeds=1", "network.embedding=16",
+        f"teacher.checkpoint={distilled.of('teacher')}", "out=here", cwd=tmp_path,
+    )
+    assert done.status == 2 and "distill.embedding does not fit" in done.err and not (tmp_path / "here").exists()
