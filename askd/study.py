@@ -30,7 +30,7 @@ from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
 from askd.evaluation.comparison import plot_differences, tables
 from askd.method import make_head, make_projections, make_terms
-from askd.recipe import load, training_view
+from askd.recipe import epochs, load, training_view
 from askd.schema import Recipe
 from askd.teach import build_backbone, choose_device, open_training, train_role
 from askd.teachers import Frozen, load_network, weights_hash
@@ -273,15 +273,19 @@ def run_one(argv: list[str]) -> None:
 def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
     """What would run, and for how long: every method's step is timed on this machine, on images of noise."""
     faces = open_training(recipe)[1]
-    steps = max(round(recipe.train.epochs * (len(faces) // recipe.train.batch)), 1)
+    per_epoch = len(faces) // recipe.train.batch
+
+    def steps(job: Job) -> int:
+        return max(round(epochs(recipe, "teacher" if job.method == "teacher" else "student") * per_epoch), 1)
+
     seconds: dict[str, float] = {}
-    lines = [f"{recipe.name}: {len(faces)} images of {len(faces.class_names)} people, {steps} steps of {recipe.train.batch} per run"]
+    lines = [f"{recipe.name}: {len(faces)} images of {len(faces.class_names)} people, batches of {recipe.train.batch}, {per_epoch} an epoch"]
     for job in (*study.teachers(), *study.students()):
         if job.method not in seconds:
             seconds[job.method] = seconds_per_step(load(study.arguments(job)), job.method, len(faces.class_names))
-        state = f"about {steps * seconds[job.method] / 60:.0f} min" if job in pending else "done"
+        state = f"about {steps(job) * seconds[job.method] / 60:.0f} min" if job in pending else "done"
         lines.append(f"  {job}: {state}")
-    total = sum(steps * seconds[job.method] for job in pending)
+    total = sum(steps(job) * seconds[job.method] for job in pending)
     lines.append(f"{len(pending)} runs, about {total / 3600:.1f} hours of steps, one at a time and without evaluation (jobs={study.jobs})")
     return "\n".join(lines)
 
@@ -345,7 +349,7 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
         f"# {recipe.name}: {', '.join(study.methods)}", "",
         f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods; training at {trained_at} px of "
         f"{data.set}, degradation {data.degradation.name}; {network.backbone} with {network.attention.name}, started from {network.init}; "
-        f"{learns.epochs:g} epochs of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
+        f"{learns.epochs:g} epochs (the teacher {epochs(recipe, 'teacher'):g}) of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same weights to start from, the same images in "
         "the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. Differences are paired by "
         "seed; intervals are Student's t over seeds, and say how training varies, not how the test people do.",
