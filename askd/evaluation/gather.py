@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from askd.data.gallery import IdentificationSet, Images
+from askd.data.loose_crops import LooseCrops
 from askd.data.native import native_size
 from askd.data.pairs import PairSet
 from askd.data.sets import EvaluationSet
@@ -98,6 +99,8 @@ def _pooled(sets: list[tuple[PairSet, np.ndarray]], sizes: tuple[Size, ...]) -> 
 
 def _sizes(images: Images, progress: Callable[[int], None] | None) -> np.ndarray:
     """int64 (N, 2): width and height of every image, from the headers."""
+    if isinstance(images, LooseCrops):  # aligned when they are read, which is not to be done twice
+        return np.full((len(images), 2), FULL_SIZE)
     shapes = np.empty((len(images), 2), np.int64)
 
     def read(index: int) -> None:

@@ -1,6 +1,6 @@
 """Templates: several images of a subject pooled into one vector, compared 1:1 and searched for 1:N (IJB-B, IJB-C).
 
-Pooling as the benchmark's published results have it: embeddings, each times its weight, are averaged per medium (the
+Pooling as the benchmark's published results have it: embeddings are averaged per medium (the
 frames of one video are one medium), summed over the media of the template, and normalised. The embeddings' own lengths
 count, so that clear images, which tend to be long, weigh more.
 1:1 is the cosine of two templates. 1:N searches the same probes in each gallery and gives the mean over the galleries,
@@ -20,15 +20,15 @@ from askd.evaluation.verification import Verification
 IMAGES = 16384  # whose float64 embeddings are held at a time
 
 
-def pool(embeddings: np.ndarray, template: np.ndarray, media: np.ndarray, templates: int, weight: np.ndarray | None = None) -> np.ndarray:
+def pool(embeddings: np.ndarray, template: np.ndarray, media: np.ndarray, templates: int) -> np.ndarray:
     """Unit vectors (T, D) float32 of T templates.
 
-    embeddings (N, D), not normalised; template (N,) 0..T-1; media (N,), any numbers; weight (N,) >= 0 or None for equal.
+    embeddings (N, D), not normalised; template (N,) 0..T-1; media (N,), any numbers.
     Raises DataError for a template without images, or whose images cancel out or are not finite.
     """
     template, media = np.asarray(template), np.asarray(media)
-    if not len(embeddings) == len(template) == len(media) or weight is not None and np.shape(weight) != template.shape:
-        raise ValueError(f"template, media and weight must be given for each of {len(embeddings)} embeddings")
+    if not len(embeddings) == len(template) == len(media):
+        raise ValueError(f"template and media must be given for each of {len(embeddings)} embeddings")
     without = np.flatnonzero(np.bincount(template, minlength=templates) == 0)
     if len(without):
         raise DataError(f"{len(without)} of {templates} templates have no image (first: template {without[0]}); check the lists")
@@ -40,8 +40,6 @@ def pool(embeddings: np.ndarray, template: np.ndarray, media: np.ndarray, templa
         after = max(first + 1, int(np.searchsorted(edges, edges[first] + IMAGES, side="right")) - 1)
         chosen = order[edges[first]:edges[after]]
         rows = np.asarray(embeddings[chosen], np.float64)
-        if weight is not None:
-            rows *= np.asarray(weight, np.float64)[chosen, None]
         medium = np.flatnonzero(np.append(True, (np.diff(template[chosen]) != 0) | (np.diff(media[chosen]) != 0)))
         means = np.add.reduceat(rows, medium) / np.diff(np.append(medium, len(chosen)))[:, None]
         sums = np.add.reduceat(means, np.searchsorted(medium, edges[first:after] - edges[first]))
