@@ -17,6 +17,7 @@ import torch
 from askd import __version__, cli
 from askd.benchmark import open_sets, resamples_of
 from askd.data.cards import load_card
+from askd.data.loader import to_unit
 from askd.deploy import faces, gate
 from askd.deploy.card import model_card
 from askd.deploy.graph import to_half, to_onnx, trace, with_native_input
@@ -141,8 +142,8 @@ def program_line(reference, path: Path, images: torch.Tensor, meta: dict, input:
     """The gate's line for the .pt2, read back from its file."""
     size = max(meta["sizes"])
     crop, seen = gate.as_camera(images[:SEEN_BY_PROGRAM], size, meta["degradation"])
-    found = torch.export.load(path).module()(crop if input == "native" else gate.to_unit(seen)).numpy()
-    cosine = cosines(reference(gate.to_unit(seen)).numpy(), found)
+    found = torch.export.load(path).module()(crop if input == "native" else to_unit(seen)).numpy()
+    cosine = cosines(reference(to_unit(seen)).numpy(), found)
     return gate.Line(f"held out, {PROGRAM}", size, len(found), float(cosine.min()), float(cosine.mean()))
 
 

@@ -43,6 +43,8 @@ def build_gallery(path: str | Path, batches: Iterable[tuple[Sequence[str], np.nd
             file.write(np.concatenate([[0], np.cumsum(lengths)]).astype("<u8").tobytes())
             file.writelines(names)
             header = json.dumps({"model": model, "source": source, "count": len(lengths), "width": width, "names": sum(lengths)}).encode()
+            if len(header) > HEADER - 12:
+                raise ValueError(f"model and source must fit {HEADER} bytes together, got {len(header)}; give hashes")
             file.seek(0)
             file.write(MAGIC + len(header).to_bytes(4, "little") + header)
             file.flush()

@@ -24,13 +24,13 @@ class Recognizer:
 
     threads: of one call, None for all cores. batch: images per run of the network. One Recognizer may serve many threads at once.
     `input`: "aligned" or "native", see `embed`; `width`: D; `sizes`: pixels it was trained at; `sha256`: of the model file, which
-    galleries are tied to; `meta`: all of meta.json. CheckpointError where the folder is no whole export.
+    galleries are tied to; `folder`, `meta`: where it lies and all of meta.json. CheckpointError where the folder is no whole export.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, batch: int = 32):
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
-        folder = Path(path).parent if Path(path).name == MODEL else Path(path)
+        self.folder = folder = Path(path).parent if Path(path).name == MODEL else Path(path)
         model, self.meta, export = _read_export(folder)
         self.sha256, self.input, self.width, self.sizes = export["sha256"], export["input"], export["width"], tuple(self.meta["sizes"])
         self._batch = batch
@@ -42,11 +42,11 @@ class Recognizer:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every kind of damage, all plain Exceptions
             raise CheckpointError(f"{folder / MODEL} is no model ONNX Runtime can load ({_first_line(error)}); export it again") from None
+        given = [(entry.type, entry.shape[1:]) for entry in (*self._session.get_inputs(), *self._session.get_outputs())]
+        image = ("tensor(uint8)", [3, "height", "width"]) if self.input == "native" else ("tensor(float)", [3, SIDE, SIDE])
+        if given != [image, ("tensor(float)", [self.width])]:
+            raise CheckpointError(f"{folder / MODEL} takes and gives {given}, which is not what {META} beside it says; export it again")
         self._input = self._session.get_inputs()[0].name
-        shapes = [entry.shape[1:] for entry in (*self._session.get_inputs(), *self._session.get_outputs())]
-        expected = 3 if self.input == "native" else [3, SIDE, SIDE]
-        if len(shapes) != 2 or shapes[1] != [self.width] or (shapes[0][0] if self.input == "native" else shapes[0]) != expected:
-            raise CheckpointError(f"{folder / MODEL} takes and gives {shapes}, which is not what {META} beside it says; export it again")
 
     def embed(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Embeddings, float32 (N, D), not normalised, of N faces: uint8 RGB, an array (N, H, W, 3) or a list of (H, W, 3).
@@ -121,7 +121,9 @@ def _read_export(folder: Path) -> tuple[bytes, dict, dict]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / META} or the model beside it cannot be read ({_first_line(error)}); export it again") from None
     export = meta.get("export") if isinstance(meta, dict) else None
-    if not isinstance(export, dict) or not {"sha256", "input", "width", "thresholds"} <= export.keys() or "sizes" not in meta:
+    sizes = meta.get("sizes") if isinstance(meta, dict) else None
+    whole = isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes)
+    if not whole or not isinstance(export, dict) or not {"sha256", "input", "width", "thresholds"} <= export.keys():
         raise CheckpointError(f"{folder / META} does not describe an export; give the out= folder of askd.export, not a run folder")
     found = hashlib.sha256(model).hexdigest()
     if found != export["sha256"]:
