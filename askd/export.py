@@ -67,6 +67,8 @@ def export(run: Path, folder: Path, precision: str = "fp32", input: str = "align
     """
     if folder.resolve() == run.resolve():
         raise CheckpointError(f"out={folder} is the run folder itself, whose {WEIGHTS} and {META} the export would replace; choose another")
+    if detector is not None and not Path(detector).is_file():
+        raise DataError(f"detector={detector} is no file; name an InsightFace detector such as scrfd_2.5g_bnkps.onnx")
     reference, meta = load_backbone(run)
     reference.eval().requires_grad_(False)
     meta = {"sizes": [112], "degradation": "bicubic"} | meta
@@ -159,8 +161,6 @@ def add_detector(stage: Path, detector: str | None, meta: dict) -> None:
     """Copy a detector in; with aligned input also InsightFace's manifest, which ties both models to their hashes."""
     if detector is None:
         return
-    if not Path(detector).is_file():
-        raise DataError(f"detector={detector} is no file; name an InsightFace detector such as scrfd_2.5g_bnkps.onnx")
     shutil.copyfile(detector, stage / DETECTOR)
     if meta["export"]["input"] == "native":
         return
