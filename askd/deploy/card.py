@@ -7,8 +7,8 @@ from askd.evaluation.intervals import Interval
 ARITHMETIC = {
     "fp32": "float32 throughout",
     "fp16": "float16 weights and arithmetic, float32 input and output (ONNX Runtime computes in float32 where a CPU has no float16 kernels)",
-    "int8": "int8 weights per output channel and 8-bit activations for convolutions, linear layer and residual sums; batch norms, PReLU and "
-            "attention in float32; static ranges from faces at the sizes above. Checked on a CPU with int8 dot products (VNNI or better): "
+    "int8": "int8 weights per output channel and 8-bit activations for convolutions and linear layer; first convolution, residual sums, "
+            "batch norms, PReLU and attention in float32; static ranges from faces at the sizes above. Checked on a CPU with int8 dot products (VNNI or better): "
             "older ones may saturate, so check there again",
 }
 FEED = {

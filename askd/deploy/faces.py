@@ -34,8 +34,9 @@ def of_run(training: FaceSet, held_out: PairSet, name: str, trained_on: str) -> 
     chosen = np.unique(np.linspace(0, len(training) - 1, CALIBRATION).astype(int)).tolist()
     calibration = decode_all([training.encoded(i) for i in chosen], [training.name(i) for i in chosen])
     pairs = thinned(held_out)
-    people = "" if pairs.identity is None else f" of {len(np.unique(pairs.identity))} people"
-    words = f"`{name}`: {len(pairs)} pairs of {len(pairs.images)} faces{people}, held out of training"
+    words = f"`{name}`, held out of training: {len(pairs)} pairs of {len(pairs.images)} faces"
+    if pairs.identity is not None:
+        words += f" of {len(np.unique(pairs.identity))} people, all genuine ones and as many impostors drawn"
     return Faces(calibration, pairs, decode_all(pairs.images, pairs.image_names), words, trained_on)
 
 

