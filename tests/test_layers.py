@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "engine": EVERYBODY,
     "runtime": EVERYBODY,
     "evaluation": EVERYBODY | {"data", "runtime"},
+    "deploy": EVERYBODY | {"data", "models", "runtime", "evaluation"},
     "teachers": EVERYBODY | {"models", "runtime", "engine"},
     "centres": EVERYBODY | {"data", "models"},
     "terms": EVERYBODY | {"models", "heads", "losses"},
