@@ -15,9 +15,10 @@ import onnx
 import torch
 
 from askd import __version__, cli
-from askd.benchmark import open_sets, resamples_of
+from askd.benchmark import open_sets
 from askd.data.cards import load_card
 from askd.data.loader import to_unit
+from askd.data.pairs import PairSet
 from askd.deploy import faces, gate
 from askd.deploy.card import model_card
 from askd.deploy.graph import to_half, to_onnx, trace, with_native_input
@@ -26,6 +27,7 @@ from askd.deploy.native import up_kernel
 from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError, DataError, RecipeError
 from askd.evaluation.intervals import accuracy_metric, bootstrap
+from askd.evaluation.scored import resamples_of
 from askd.recipe import load
 from askd.runtime.recognizer import META, MODEL, Recognizer, cosines
 from askd.teach import open_training
@@ -117,11 +119,11 @@ def choose_faces(run: Path, meta: dict, overrides: Sequence[str]) -> tuple[faces
     recipe = load([f"recipe={run / 'recipe.yaml'}", *overrides])
     training, name = open_training(recipe)[1], None
     for pairs in open_sets(recipe):
-        if pairs.same.any() and not pairs.same.all():
+        if isinstance(pairs, PairSet) and pairs.same.any() and not pairs.same.all():
             name = pairs.name
             break
     if name is None:
-        raise DataError(f"{run}: no set of eval.sets={recipe.eval.sets} holds genuine and impostor pairs to judge the export on; name another")
+        raise DataError(f"{run}: no set of eval.sets={recipe.eval.sets} holds genuine and impostor pairs of images to judge the export on; name another")
     card = load_card(recipe.data.set)
     trained_on = f"{card.title} ({meta['images']} images of {meta['classes']} people). {card.described}. Terms: {card.terms}"
     sizes = sorted({*recipe.eval.sizes, *meta["sizes"]}, reverse=True)
@@ -153,7 +155,8 @@ def interval(figure: gate.Measured, chosen: faces.Faces):
     """The bootstrap interval of an accuracy, over people where they are known; None where there is no accuracy."""
     if figure.result.accuracy is None:
         return None
-    kept, resamples = resamples_of(chosen.pairs)
+    pairs = chosen.pairs
+    kept, resamples = resamples_of(pairs.same, pairs.fold, pairs.identity, pairs.left, pairs.right)
     return bootstrap(accuracy_metric(figure.result.correct[kept]), resamples)
 
 

@@ -13,7 +13,8 @@ from askd.data.kernels import SIDE
 from askd.data.loader import to_unit
 from askd.data.pairs import PairSet, stratify
 from askd.errors import CheckpointError
-from askd.evaluation.verification import Verification, roc, score_pairs
+from askd.evaluation.roc import roc
+from askd.evaluation.verification import Verification, score_pairs
 from askd.runtime.recognizer import Recognizer, cosines
 
 FARS = (1e-2, 1e-3, 1e-4)
