@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # One thread, here and in the processes that tests start: sums in another order have other last bits, and tests compare bits.
 os.environ["OMP_NUM_THREADS"] = "1"
+# As at a terminal: what a script starts in the background ignores SIGINT, and so would every process that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
