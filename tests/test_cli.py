@@ -56,7 +56,7 @@ def test_help_says_choices_defaults_and_units(tmp_path):
     out = run("teach", "recipe=demo", "-h", cwd=tmp_path).out
     assert "data.degradation (bicubic, of bicubic|bilinear|area|nearest|random|released)" in out
     assert "data.sizes ([28])\n      Pixels" in out
-    assert "head.margin (0.5)\n      Radians" in out
+    assert "head.margin (0.5)\n      arcface: radians" in out
     assert "data.set (required)" in out
     assert all(name in out.split("network.backbone")[1].split("network.attention")[0] for name in BACKBONES)
 

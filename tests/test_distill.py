@@ -53,7 +53,8 @@ def test_one_command_does_it_all(distilled):  # noqa: F811
     assert {path.name for path in (distilled.folder / "benchmark" / "seed0").iterdir()} == {
         "results.json", "results.md", "accuracy.png", "roc.png", "attention.png",
     }
-    assert {path.name for path in (distilled.folder / "export" / "seed0").iterdir()} == {"student.onnx", "meta.json"}
+    exported = {"student.onnx", "student.pt2", "model.safetensors", "meta.json", "README.md"}
+    assert {path.name for path in (distilled.folder / "export" / "seed0").iterdir()} == exported
     assert {path.name for path in distilled.folder.iterdir()} == {*ROLES, "benchmark", "export"}
     assert not list(distilled.cwd.rglob("*.tmp"))
 

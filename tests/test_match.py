@@ -167,14 +167,14 @@ def to_tensor(face: np.ndarray):
 
 
 def test_real_photographs(exported, shared, tmp_path, monkeypatch, capsys):  # noqa: F811
-    """LFW's own photographs, found by SCRFD: the crop is the published alignment's, up to its JPEG."""
+    """LFW's own photographs, found by SCRFD: the crop is the published alignment's, up to its JPEG, once it looks at the size that was used there."""
     monkeypatch.chdir(tmp_path)
     lfw, detector = shared / "data" / "lfw", shared / "models" / "scrfd_2.5g_bnkps.onnx"
     if not detector.is_file() or not (lfw / "raw_250").is_dir():
         pytest.skip("no raw LFW photographs, or no detector")
     from askd.data.detector import Detector
 
-    sight = Sight(Recognizer(exported.folder), Detector(detector), size=112, largest=True)
+    sight = Sight(Recognizer(exported.folder), Detector(detector, sizes=(320,)), size=112, largest=True)
     for name in ("Colin_Powell_0001", "Laura_Bush_0002"):
         seen = sight.see(lfw / "raw_250" / name[:-5] / f"{name}.jpg")
         aligned = cv2.imread(str(lfw / "aligned_112" / name[:-5] / f"{name}.jpg"))[..., ::-1]
