@@ -12,10 +12,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "askd"
 VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study"}
 COMMAND_LINE = {"cli", "recipe", "schema", "method"}  # the verbs' own: argument parsing, the recipe, what it means
-EVERYBODY = {"errors", "resources"}
+EVERYBODY = {"errors", "resources", "photo"}
 MAY_IMPORT = {
     "errors": set(),
     "resources": {"errors"},
+    "photo": {"errors"},
     "data": EVERYBODY,
     "models": EVERYBODY,
     "heads": EVERYBODY,

@@ -13,7 +13,7 @@ from askd.data.decode import SIZE
 from askd.data.degrade import degrade
 from askd.data.faces import FaceSet
 from askd.data.inspect import BinImages
-from askd.data.photograph import decode_photograph
+from askd.photo import decode_photo
 from askd.errors import DataError
 
 FACES = 40
@@ -30,7 +30,7 @@ def contact_sheet(images: FaceSet | BinImages, whole: Sequence[int], sizes: Sequ
     """
     labels = None if isinstance(images, BinImages) else images.labels
     chosen = _draw(np.asarray(whole, np.int64), labels, seed)
-    groups = [_group(decode_photograph(images.encoded(index), images.name(index)), sizes) for index in chosen]
+    groups = [_group(decode_photo(images.encoded(index), images.name(index)), sizes) for index in chosen]
     across = -(-len(groups) // _ROWS)
     height, width = SIZE + _TEXT + _GAP, groups[0].shape[1] + _GAP
     sheet = np.full((_TEXT + _GAP + height * min(len(groups), _ROWS), _GAP + width * across, 3), _PAPER, np.uint8)

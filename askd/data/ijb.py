@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from askd.data.decode import SIZE, encoded_size
+from askd.data.decode import SIZE
+from askd.photo import encoded_size
 from askd.data.folder import read_file
 from askd.data.gallery import NOBODY, Images, TemplateSet
 from askd.data.imagefiles import ImageFiles

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from askd.data.decode import SIZE, decode_rgb, encoded_size
+from askd.data.decode import SIZE, decode_rgb
 from askd.data.faces import FaceSet, open_faces
 from askd.data.gallery import Images
 from askd.data.looks import eyes_in_place, red_minus_blue
 from askd.data.pairs import PairSet, read_bin
-from askd.data.photograph import decode_photograph
+from askd.photo import decode_photo, encoded_size
 from askd.errors import DataError
 
 _CHUNK = 64
@@ -94,7 +94,7 @@ def _look(images: Images, index: int) -> tuple[bytes, tuple[int, int], str, floa
         size = encoded_size(encoded, name)
         kind = "PNG" if encoded.startswith(b"\x89PNG") else "JPEG"
         if size != (SIZE, SIZE):
-            decode_photograph(encoded, name)
+            decode_photo(encoded, name)
             return digest, size, kind, 0.0, False, ""
         rgb = decode_rgb(encoded, name)
     except DataError as error:

@@ -8,7 +8,7 @@ import numpy as np
 
 from askd.data.imagefiles import ImageFiles
 from askd.data.landmarks import crop, similarity
-from askd.data.photograph import decode_photograph
+from askd.photo import decode_photo
 
 
 class LooseCrops(ImageFiles):
@@ -20,6 +20,6 @@ class LooseCrops(ImageFiles):
 
     def encoded(self, index: int) -> bytes:
         """The aligned face, losslessly encoded; DataError for an image that is damaged or far too large."""
-        loose = decode_photograph(super().encoded(index), self.name(index))
+        loose = decode_photo(super().encoded(index), self.name(index))
         aligned = crop(loose, similarity(self.landmarks[index]))
         return cv2.imencode(".png", aligned[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from askd.data.decode import decode_sized, encoded_size
+from askd.data.decode import decode_sized
+from askd.photo import encoded_size
 from askd.data.degrade import BYTE_RANGE, CHAINS, EVALUATION_OF
 from askd.data.kernels import HORIZONTAL, KERNELS, SIDE
 from askd.errors import DataError

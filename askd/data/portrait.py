@@ -10,7 +10,7 @@ import numpy as np
 
 from askd.data.detector import Detector, Faces
 from askd.data.landmarks import crop, similarity, template_distance
-from askd.data.photograph import read_photograph
+from askd.photo import read_photo
 from askd.errors import DataError
 
 Choose = Enum("Choose", "prominent largest central only")
@@ -56,7 +56,7 @@ class Outcome:
 def take_portrait(path: Path | str, detector: Detector, settings: Portrait) -> Outcome:
     """Read a photograph, find the face that is meant and align it; raises nothing for a file that is at fault, see Outcome."""
     try:
-        rgb = read_photograph(path)
+        rgb = read_photo(path)
     except DataError as error:
         return Outcome(reason=str(error), bad=True)
     faces = _large_enough(detector.find(rgb), settings.min_face)

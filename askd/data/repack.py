@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from askd.data.classes import FILE, read_classes, write_classes
-from askd.data.decode import SIZE, encoded_size
+from askd.data.decode import SIZE
+from askd.photo import encoded_size
 from askd.data.faces import FaceSet
 from askd.data.pairs import PairSet, read_bin, write_bin
 from askd.data.recordio import write_recordio

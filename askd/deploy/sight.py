@@ -17,7 +17,7 @@ from askd.data.loader import to_unit
 from askd.errors import DataError
 from askd.evaluation.overlay import gaze
 from askd.models.iresnet import IResNet
-from askd.runtime.photo import read_photo
+from askd.photo import read_photo
 from askd.runtime.recognizer import LEAST_SIDE, Recognizer
 
 

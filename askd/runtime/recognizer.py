@@ -90,7 +90,7 @@ class Recognizer:
     def _checked(self, image: np.ndarray, number: int) -> np.ndarray:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             given = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise DataError(f"image {number} is {given}, expected uint8 (H, W, 3) RGB; decode it with askd.runtime.photo.read_photo")
+            raise DataError(f"image {number} is {given}, expected uint8 (H, W, 3) RGB; decode it with askd.photo.read_photo")
         height, width = image.shape[:2]
         if self.input == "aligned" and (height, width) != (SIDE, SIDE):
             raise DataError(f"image {number} is {width}x{height} pixels, and this export takes aligned faces of {SIDE}x{SIDE}; align it, "

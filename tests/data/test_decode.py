@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from askd.data.decode import decode_rgb, encoded_size
+from askd.data.decode import decode_rgb
+from askd.photo import encoded_size
 from askd.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)

@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Nothing())
 PROGRAM = """
 import numpy as np
 from askd.runtime.gallery import Gallery, build_gallery
-from askd.runtime.photo import read_photo
+from askd.photo import read_photo
 from askd.runtime.recognizer import Recognizer, cosines
 recognizer = Recognizer(sys.argv[1])
 embeddings = recognizer.embed(np.stack([read_photo(name) for name in sys.argv[2:]]))

@@ -1,4 +1,4 @@
-"""A photograph from anywhere -> upright RGB pixels, at a bounded cost whatever the file holds."""
+"""A photograph from anywhere -> upright RGB pixels, at a bounded cost whatever the file holds; and the size that any image states."""
 from __future__ import annotations
 
 import os
@@ -13,8 +13,9 @@ from askd.errors import DataError
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 64_000_000  # 192 MB decoded
 MOST_SCANS = 64  # a progressive JPEG decodes all of its pixels once per scan; cameras and programs write about ten
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_END_OF_IMAGE = 0xD9
 _NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # the markers among SOF0..SOF15 that mean something else
 
 
@@ -41,14 +42,10 @@ def decode_photo(encoded: bytes, name: str) -> np.ndarray:
     """
     if len(encoded) > MOST_BYTES:
         raise DataError(f"{name}: has {len(encoded):,} bytes, expected a photograph of at most {MOST_BYTES:,}; shrink it")
-    png = encoded.startswith(_PNG) and encoded[12:16] == b"IHDR" and len(encoded) >= 24
-    size = _png_size(encoded) if png else _jpeg_size(encoded) if encoded.startswith(_JPEG) else None
-    if size is None:
-        problem = f"starts with {encoded[:8].hex(' ')}" if encoded else "is empty (0 bytes)"
-        raise DataError(f"{name}: {problem}, expected a JPEG or PNG with a whole header; convert it, or fetch it again")
-    width, height = size
+    width, height = encoded_size(encoded, name)
     if width * height > MOST_PIXELS:
         raise DataError(f"{name}: says it is {width}x{height} pixels, expected at most {MOST_PIXELS:,} in all; shrink it")
+    png = encoded.startswith(PNG)
     if not png and encoded.count(b"\xff\xda") > MOST_SCANS:
         raise DataError(f"{name}: is a JPEG of more than {MOST_SCANS} scans, which costs time without end; save it anew")
     whole = png or encoded.rfind(b"\xff\xd9") > 0  # OpenCV before 5 fills what a truncated JPEG lacks with grey
@@ -58,8 +55,15 @@ def decode_photo(encoded: bytes, name: str) -> np.ndarray:
     return pixels
 
 
-def _png_size(encoded: bytes) -> tuple[int, int]:
-    return int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+def encoded_size(encoded: bytes, name: str) -> tuple[int, int]:
+    """Width and height, pixels, that a JPEG or PNG states in its header; DataError naming `name` for anything else."""
+    if encoded.startswith(PNG) and encoded[12:16] == b"IHDR" and len(encoded) >= 24:
+        return int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+    size = _jpeg_size(encoded) if encoded.startswith(_JPEG) else None
+    if size is None:
+        problem = f"starts with {encoded[:8].hex(' ')}" if encoded else "is empty (0 bytes)"
+        raise DataError(f"{name}: {problem}, expected a JPEG or PNG with a whole header; fetch it again, or convert it")
+    return size
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
@@ -71,6 +75,8 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
             at += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
             at += 2
+        elif marker == _END_OF_IMAGE:
+            return None
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME_HEADER:
             return int.from_bytes(encoded[at + 7:at + 9], "big"), int.from_bytes(encoded[at + 5:at + 7], "big")
         else:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from askd.data.synthetic import render_face
 from askd.errors import DataError
-from askd.runtime.photo import MOST_SCANS, decode_photo, read_photo
+from askd.photo import MOST_SCANS, decode_photo, read_photo
 
 FACE = render_face(0, 0)
 JPEG = cv2.imencode(".jpg", FACE[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
@@ -39,6 +39,14 @@ def test_exif_turns_it_upright(orientation):
     stored = decode_photo(JPEG, "x")
     turned = decode_photo(JPEG[:2] + exif(orientation) + JPEG[2:], "x")
     np.testing.assert_array_equal(turned, UPRIGHT[orientation](stored))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_of_a_png_turns_it_upright(orientation):
+    tag = exif(orientation)[10:]  # without marker, length and the name that JPEG puts first
+    chunk = struct.pack(">I", len(tag)) + b"eXIf" + tag + struct.pack(">I", zlib.crc32(b"eXIf" + tag))
+    turned = decode_photo(PNG[:33] + chunk + PNG[33:], "x")  # after the signature and IHDR
+    np.testing.assert_array_equal(turned, UPRIGHT[orientation](FACE))
 
 
 def test_png_is_exact_in_rgb_order():
