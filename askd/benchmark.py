@@ -28,8 +28,9 @@ from askd.evaluation.roc import roc
 from askd.evaluation.scored import SEARCHED, Scored, ScoredPairs, ScoredSearches, score
 from askd.recipe import load
 from askd.schema import Recipe
-from askd.teach import choose_device, show_rendering
+from askd.teach import choose_device
 from askd.teachers import Frozen, load_backbone, load_network, weights_hash
+from askd.training_data import show_rendering
 
 WHAT = "Score the networks of a run folder at every size of eval.sizes, on every set of eval.sets: pairs, galleries and templates."
 USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"

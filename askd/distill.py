@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from askd import cli
+from askd.backbone import build_backbone
 from askd.benchmark import benchmark, open_sets
 from askd.centres import learnt_centres
 from askd.engine import dist
@@ -15,8 +16,9 @@ from askd.export import export
 from askd.method import check_method, make_terms, teaches
 from askd.recipe import load
 from askd.schema import After, CentreSource, Recipe
-from askd.teach import build_backbone, choose_device, open_training, train_role
+from askd.teach import choose_device, train_role
 from askd.teachers import load_network
+from askd.training_data import open_training
 
 WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
 NOT_INHERITED = ("recipe", "method", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.", "head.weight")

@@ -30,7 +30,7 @@ from askd.evaluation.intervals import accuracy_metric, bootstrap
 from askd.evaluation.scored import resamples_of
 from askd.recipe import load
 from askd.runtime.recognizer import META, MODEL, Recognizer, cosines
-from askd.teach import open_training
+from askd.training_data import open_training
 from askd.teachers import load_backbone
 
 WHAT = "Export a run's network for deployment: ONNX, .pt2, weights, thresholds, model card. Of the keys below it takes data.* and eval.* alone."

@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from askd import cli
+from askd.backbone import build_backbone
 from askd.benchmark import benchmark
 from askd.data.cards import load_card
 from askd.distill import check_first, find_teacher
@@ -32,8 +33,9 @@ from askd.evaluation.comparison import plot_differences, tables
 from askd.method import make_head, make_projections, make_terms
 from askd.recipe import epochs, load, training_view
 from askd.schema import Recipe
-from askd.teach import build_backbone, choose_device, open_training, train_role
+from askd.teach import choose_device, train_role
 from askd.teachers import Frozen, load_network, weights_hash
+from askd.training_data import open_training
 
 WHAT = "Compare methods on one recipe: teacher, baseline and every method, over sizes and seeds, with paired intervals and cost."
 USAGE = "recipe=NAME methods=[base,askd,askd+kd] [sizes=[28,14,all]] [seeds=3] [out=study] [jobs=1] " \

@@ -11,7 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "askd"
 VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study"}
-COMMAND_LINE = {"cli", "recipe", "schema", "method"}  # the verbs' own: argument parsing, the recipe, what it means
+# the verbs' own: argument parsing, the recipe, what it means
+COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch"}
 EVERYBODY = {"errors", "resources", "photo"}
 MAY_IMPORT = {
     "errors": set(),

@@ -6,7 +6,8 @@ import yaml
 
 from askd.errors import DataError
 from askd.recipe import load
-from askd.teach import open_training, watched_set
+from askd.training_data import open_training
+from askd.watch import watched_set
 from tiny import world  # noqa: F401, fixtures
 
 

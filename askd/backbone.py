@@ -1,0 +1,43 @@
+"""From a recipe to its backbone: the architecture, and the weights it starts from."""
+from __future__ import annotations
+
+from torch import nn
+
+from askd.engine.checkpoint import load_module
+from askd.errors import RecipeError
+from askd.models import make_backbone
+from askd.models.iresnet import IResNet
+from askd.models.onnx_network import OnnxNetwork
+from askd.schema import Recipe
+from askd.teachers import load_backbone
+
+
+def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | None) -> IResNet:
+    """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`."""
+    try:
+        backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
+    except ValueError as error:
+        raise RecipeError(f"network.backbone: {error}") from None
+    if recipe.network.initialiser.name == "xavier":
+        for module in backbone.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight)
+    init = recipe.network.init
+    if role == "teacher" or init == "random":
+        return backbone
+    if init == "teacher" and teacher is None:
+        raise RecipeError("network.init=teacher, but askd.teach knows of no teacher; give the path of a run folder instead")
+    if init == "teacher" and isinstance(teacher, OnnxNetwork):
+        raise RecipeError(f"network.init=teacher, but {teacher.path} is an ONNX recogniser, no network of ours; use network.init=random")
+    source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
+    load_module(backbone, source.state_dict(), name)
+    return backbone
+
+
+def network_options(recipe: Recipe) -> dict:
+    """The recipe's `network` as make_backbone's options."""
+    network = recipe.network
+    return {
+        "attention": network.attention.name, "spatial_kernel": network.spatial_kernel, "reduction": network.reduction,
+        "embedding": network.embedding, "dropout": network.dropout,
+    }

@@ -1,0 +1,66 @@
+"""What is scored while a network trains: the sets of `eval.during`, at the training sizes, and where the network looks."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from askd.data.cards import Card, open_set
+from askd.data.faces import FaceSet
+from askd.data.pairs import PairSet, all_pairs
+from askd.engine import dist
+from askd.engine.precision import Precision
+from askd.errors import DataError
+from askd.evaluation.embed import decode_all, embed
+from askd.evaluation.overlay import attention_figure
+from askd.evaluation.verification import score_pairs
+from askd.models.iresnet import IResNet
+from askd.schema import Recipe
+from askd.teachers import Frozen
+
+
+def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None) -> tuple[PairSet, torch.Tensor]:
+    """A verification set to score during training, and its decoded images."""
+    pairs = all_pairs(held_out, "holdout") if name == "holdout" else open_set(name, card, recipe.data.path)
+    if not isinstance(pairs, PairSet):
+        raise DataError(f"eval.during={name}: is no set of pairs; name a verification set, and leave this one to eval.sets")
+    if pairs.same.all() or not pairs.same.any():
+        kind = "genuine" if pairs.same.all() else "impostors"
+        raise DataError(f"eval.during={name}: all {len(pairs)} pairs are {kind}, so there is no AUC to watch; name another set")
+    return pairs, decode_all(pairs.images, pairs.image_names)
+
+
+def make_evaluate(
+    watched: dict[str, tuple[PairSet, torch.Tensor]], backbone: IResNet, sizes: list[int], recipe: Recipe, precision: Precision,
+    device: torch.device, teacher: Frozen | None,
+) -> Callable[[int], dict[str, float | np.ndarray]]:
+    """A function that scores the sets at the training sizes: SET/auc (mean over sizes), SET/<size>px/{auc,accuracy}, and the attention figure."""
+    first_pairs, first_images = next(iter(watched.values()))
+
+    def score() -> dict[str, float | np.ndarray]:
+        backbone.eval()
+        results = {}
+        for name, (pairs, images) in watched.items():
+            areas = []
+            for size in sizes:
+                with precision.autocast():
+                    plain, flipped = embed(
+                        backbone, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch,
+                        quantise=recipe.data.quantise,
+                    )
+                scored = score_pairs(plain, flipped, pairs.left, pairs.right, pairs.same, pairs.fold, recipe.eval.protocols[0].name)
+                results[f"{name}/{size}px/auc"] = scored.auc
+                if scored.accuracy is not None:
+                    results[f"{name}/{size}px/accuracy"] = scored.accuracy
+                areas.append(scored.auc)
+            results[f"{name}/auc"] = math.fsum(areas) / len(areas)
+        networks = {"student": (backbone.forward_all, min(sizes))} | ({"teacher": (teacher, 112)} if teacher else {})
+        figure = attention_figure(networks, first_images[:4], recipe.data.degradation.name, device)
+        return results | ({"attention": figure} if figure is not None else {})
+
+    def evaluate(step: int) -> dict[str, float | np.ndarray]:
+        return dist.all_gather(score() if dist.is_main() else None)[0]
+
+    return evaluate
