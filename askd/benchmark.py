@@ -61,7 +61,7 @@ def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.de
     sets = open_sets(recipe)
     backbones = {role: load_network(path)[0] for role, path in runs.items()}
     hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
-    networks = {role: Frozen(backbone, device, recipe.compile) for role, backbone in backbones.items()}
+    networks = {role: Frozen(backbone, device, bool(recipe.compile)) for role, backbone in backbones.items()}
     with counting("looking at", sum(len(images_of(one)) for one in sets)) as advance:
         lots = gather(sets, recipe.eval.sizes, advance)
     scored: dict[tuple[str, str, report.Size, str], Scored] = {}  # (set, role, size, protocol)

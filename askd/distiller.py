@@ -41,15 +41,15 @@ class Distiller:
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,)."""
+        if self.terms:  # first, so that what it works with is given back before the student's activations pile up
+            with torch.no_grad():
+                teacher = self.teacher(hr)
         student = self.trunk(lr)
         parts, loss = {}, 0.0
         if self.head is not None:
             parts["identity"] = self.head(student.embedding, label)
             loss = self.head_weight * parts["identity"]
-        if self.terms:
-            with torch.no_grad():
-                teacher = self.teacher(hr)
-            for name, (weight, term) in self.terms.items():
-                parts[name] = term(student, teacher, label)
-                loss = loss + weight * parts[name]
+        for name, (weight, term) in self.terms.items():
+            parts[name] = term(student, teacher, label)
+            loss = loss + weight * parts[name]
         return {"loss": loss, **parts}

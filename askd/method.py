@@ -49,6 +49,13 @@ def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = Non
     return terms
 
 
+def teacher_parts(recipe: Recipe) -> set[str]:
+    """What the recipe's terms look at of the teacher beside its embedding."""
+    distill = recipe.distill
+    stages = distill.feature is not None or distill.relation is not None and distill.relation.cross > 0
+    return ({"attention"} if distill.attention is not None else set()) | ({"stages"} if stages else set())
+
+
 def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork) -> Projections | None:
     """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
 

@@ -239,6 +239,13 @@ def _check_values(recipe: Recipe) -> None:
             need(warmup < length, "train.warmup_epochs", warmup, f"below {key}={length:g}; set it to 0 for such a short run")
     need(0 <= recipe.seed < 2**63, "seed", recipe.seed, "from 0 to 2^63 - 1")
     need(recipe.train.clip is None or recipe.train.clip > 0, "train.clip", recipe.train.clip, "above 0, or null for no limit")
+    accumulate, ema = recipe.train.accumulate, recipe.train.ema
+    least = 3 if recipe.distill.relation is not None else 2
+    fits = accumulate >= 1 and batch % accumulate == 0 and batch // accumulate >= least
+    need(fits, "train.accumulate", accumulate, f"a divisor of train.batch={batch} that leaves {least} or more images in each part")
+    need(ema is None or 0 < ema < 1, "train.ema", ema, "a decay between 0 and 1, or null for no average")
+    both = recipe.debug.anomaly and recipe.compile
+    need(not both, "compile", "true", "null or false with debug.anomaly=true, which looks into modules")
     if recipe.train.optimizer is Optimizer.sgd and recipe.train.nesterov:
         need(recipe.train.momentum > 0, "train.momentum", recipe.train.momentum, "above 0 with train.nesterov")
     need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")

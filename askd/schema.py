@@ -218,6 +218,12 @@ class Train:
     """Exponent of polynomial."""
     clip: Optional[float] = 5.0
     """Largest norm of the gradient; null: none."""
+    accumulate: int = 1
+    """Micro-batches that train.batch is cut into, for less memory. The gradient is the mean of theirs: the same up to floating-point order,
+    but for what looks at a batch as a whole and now sees a micro-batch: batch norms, distill.relation, AdaFace's feature norms."""
+    ema: Optional[float] = None
+    """Decay of the weights' moving average, 0.999 say, which is then evaluated, selected and exported in place of the last weights;
+    null: none. At step n no more than (1 + n) / (10 + n)."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     log_every: int = 20
@@ -262,6 +268,12 @@ class Baseline:
 
 
 @dataclass
+class Debug:
+    anomaly: bool = False
+    """Name the module that first makes a non-finite number, forward or (not with fp16) backward: slow, and not with compile."""
+
+
+@dataclass
 class Recipe:
     name: str = MISSING
     """Name of the run folder: runs/<name>."""
@@ -273,8 +285,9 @@ class Recipe:
     """auto takes CUDA where there is one."""
     precision: Precision = Precision.auto
     """Arithmetic of the trunk; auto takes bf16 where the machine computes it."""
-    compile: bool = False
-    """torch.compile trunk and teacher: minutes at the start, faster steps (needs a C++ compiler on CPU)."""
+    compile: Optional[bool] = None
+    """torch.compile trunk, teacher and terms: minutes at the start, faster steps. null: on CUDA where Triton and a C compiler are there, not
+    on a CPU, where true needs a C++ compiler."""
     resume: Resume = Resume.auto
     """auto goes on from the newest checkpoint of the same recipe; never starts anew, and refuses to overwrite."""
     data: Data = field(default_factory=Data)
@@ -285,5 +298,6 @@ class Recipe:
     eval: Eval = field(default_factory=Eval)
     teacher: Teacher = field(default_factory=Teacher)
     baseline: Baseline = field(default_factory=Baseline)
+    debug: Debug = field(default_factory=Debug)
     after: list[After] = field(default_factory=list)
     """Verbs to run when training is done: benchmark, export."""

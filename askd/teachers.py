@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,23 +65,43 @@ def weights_hash(module: nn.Module | OnnxNetwork) -> str:
 class Frozen:
     """A network that only answers, a teacher above all: eval mode, no gradient, batch norms folded into the convolutions before them.
 
-    An ONNX recogniser is so already.
+    dtype: bfloat16 or float16 to answer in, its convolutions and linear maps kept so; None leaves that to the caller's autocast.
+    keep: the parts of Features that a call returns beside the embedding; the others are dropped at once, and not computed by compiled code.
+    An ONNX recogniser is all that already.
 
     Not an nn.Module on purpose: it can enter nobody's state_dict, DDP or train().
     """
 
-    def __init__(self, backbone: IResNet | OnnxNetwork, device: torch.device, compile: bool = False):
+    def __init__(
+        self, backbone: IResNet | OnnxNetwork, device: torch.device, compile: bool = False, dtype: torch.dtype | None = None,
+        keep: Collection[str] = ("attention", "stages"),
+    ):
+        self.backbone, self._reduced = backbone, nullcontext
         if isinstance(backbone, OnnxNetwork):
-            self.backbone, self._forward = backbone, backbone.forward_all
+            self._answer = backbone.forward_all
             return
-        self.backbone = fold_batch_norms(backbone.eval().requires_grad_(False))
-        self.backbone.to(device=device, memory_format=torch.channels_last)
-        self._forward = torch.compile(self.backbone.forward_all) if compile else self.backbone.forward_all
+        fold_batch_norms(backbone.eval().requires_grad_(False)).to(device=device, memory_format=torch.channels_last)
+        if dtype is not None:
+            self._reduced = partial(torch.autocast, device.type, dtype)
+            for part in backbone.modules():
+                if isinstance(part, (nn.Conv2d, nn.Linear)):  # what autocast would convert anew at every call
+                    part.to(dtype)
+        dropped = {name: () for name in ("attention", "stages") if name not in keep}
+
+        def answer(image: Tensor) -> Features:
+            return backbone.forward_all(image)._replace(**dropped)
+
+        self._answer = torch.compile(answer) if compile else answer
 
     def __call__(self, image: Tensor) -> Features:
         """(B, 3, 112, 112) in [-1, 1] -> Features without gradient."""
-        with torch.no_grad():
-            return self._forward(image)
+        with torch.no_grad(), self._reduced():
+            return self._answer(image)
+
+    def forward_all(self, image: Tensor) -> Features:
+        """The same with every part there is, and not compiled: for a look at it now and then."""
+        with torch.no_grad(), self._reduced():
+            return self.backbone.forward_all(image)
 
 
 def fold_batch_norms(backbone: IResNet) -> IResNet:

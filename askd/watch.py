@@ -56,7 +56,7 @@ def make_evaluate(
                     results[f"{name}/{size}px/accuracy"] = scored.accuracy
                 areas.append(scored.auc)
             results[f"{name}/auc"] = math.fsum(areas) / len(areas)
-        networks = {"student": (backbone.forward_all, min(sizes))} | ({"teacher": (teacher, 112)} if teacher else {})
+        networks = {"student": (backbone.forward_all, min(sizes))} | ({"teacher": (teacher.forward_all, 112)} if teacher else {})
         figure = attention_figure(networks, first_images[:4], recipe.data.degradation.name, device)
         return results | ({"attention": figure} if figure is not None else {})
 

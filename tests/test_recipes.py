@@ -202,11 +202,30 @@ def test_data_options_that_do_not_go_together(arguments, said):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train.accumulate=3"], "train.accumulate must be a divisor of train.batch=64 that leaves 2 or more images in each part, got 3"),
+        (["train.accumulate=64"], "leaves 2 or more"),
+        (["train.accumulate=32", "method=rkd"], "leaves 3 or more"),
+        (["train.accumulate=0"], "train.accumulate must be"),
+        (["train.ema=1"], "train.ema must be a decay between 0 and 1, or null for no average, got 1.0"),
+        (["debug.anomaly=true", "compile=true"], "compile must be null or false with debug.anomaly=true"),
+    ],
+)
+def test_options_of_a_step_that_cannot_be(arguments, said):
+    with pytest.raises(RecipeError, match=said) as refused:
+        load(["recipe=demo", *arguments])
+    assert "\n" not in str(refused.value)
+
+
 def test_what_the_weights_depend_on():
     def view(*arguments, role="student"):
         return training_view(load(["recipe=demo", *arguments]), role)
 
     assert view("data.on_bad_image=skip", "data.workers=3") == view()
+    assert view("debug.anomaly=true") == view("compile=true") == view()
+    assert view("train.ema=0.9") != view() != view("train.accumulate=2")
     assert view("data.sampler=pairs") != view() != view("data.augment=adaface")
     degradations = ("data.degradation=area", "data.degradation=bicubic")
     for preset, differ in (("flip", False), ("adaface", True)):  # at 112 pixels only the latter degrades anything

@@ -19,6 +19,7 @@ from askd.data.draws import choices, draws
 from askd.data.faces import FaceSet
 from askd.data.kernels import SIDE
 from askd.data.sampler import make_sampler, of_rank
+from askd.data.transfer import ahead
 from askd.errors import DataError
 
 # What the draws of one image are for.
@@ -49,25 +50,35 @@ class TrainingBatches:
     whoever computes it, whatever came before. degradation matters only to presets that change the LR image.
     skip_bad: an image that cannot be read is replaced, by others of the same person while there are, and told of in
     `Batch.skipped`; otherwise it ends the training with a DataError. ValueError: a batch that cannot be made.
+    accumulate: the parts that `cut` will be asked for. device: where images and labels go, ahead of time on CUDA.
     """
 
     def __init__(
         self, faces: FaceSet, *, batch: int, sizes: Sequence[int], augment: str = "flip", degradation: str = "bicubic",
         sampler: str = "shuffle", images_per_identity: int | None = None, skip_bad: bool = False, seed: int = 0,
-        workers: int = 0, rank: int = 0, world: int = 1,
+        workers: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1, device: torch.device = torch.device("cpu"),
     ):
         self.sampler = make_sampler(sampler, faces.labels, batch, seed, images_per_identity)
-        if batch % (self.sampler.unit * world):
-            raise ValueError(f"train.batch must be a multiple of {self.sampler.unit * world} for {world} processes, got {batch}")
-        self.batch_size, self.workers, self.rank, self.world = batch, workers, rank, world
+        if batch % (self.sampler.unit * world * accumulate):
+            parts = f"{world} processes" + (f" and train.accumulate={accumulate}" if accumulate > 1 else "")
+            raise ValueError(f"train.batch must be a multiple of {self.sampler.unit * world * accumulate} for {parts}, got {batch}")
+        self.batch_size, self.workers, self.rank, self.world, self.device = batch, workers, rank, world, device
         self.dataset = _Batches(faces, augment, sizes, degradation, skip_bad, seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
 
     def iterate(self, start: int) -> Generator[Batch, None, None]:
         """Batches from step `start` (0-based, counted over the whole training) on; DataError names an image that cannot be read."""
+        return ahead(self._read(start), self.device)
+
+    def cut(self, batch: Batch, parts: int) -> list[Batch]:
+        """Consecutive rows of a batch in `parts` equal batches."""
+        size = len(batch.label) // parts
+        return [Batch(*(f[i : i + size] if isinstance(f, Tensor) else f for f in batch)) for i in range(0, size * parts, size)]
+
+    def _read(self, start: int) -> Generator[Batch, None, None]:
         for batch in DataLoader(
             self.dataset, sampler=self._keys(start), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=self.device.type == "cuda", worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # its own, so that the global state stays the model's
         ):
             if isinstance(batch, DataError):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import signal
@@ -11,101 +10,23 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from askd.engine.checkpoint import Checkpoints, read_state
-from askd.engine.loop import Interrupted, Summary, train
+from askd.engine.loop import Interrupted, Summary
 from askd.engine.precision import choose_precision
 from askd.engine.schedule import make_schedule
 from askd.errors import CheckpointError, RecipeError, TrainingError
+from toy import STEPS, Toy, ToyBatches, read_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS = 40
-
-
-class ToyBatches:
-    """Batch n is a function of n; iterating first draws from the global generator, as building a DataLoader does."""
-
-    batch_size = 6
-
-    def iterate(self, start: int):
-        torch.rand(1)
-        while True:
-            generator = torch.Generator().manual_seed(start)
-            yield torch.randn(self.batch_size, 5, generator=generator)
-            start += 1
-
-    def skipped(self, batch) -> list[str]:
-        """Some step in four skips one or two images, whatever came before."""
-        number = int(batch[0, 0].abs() * 1000) % 8
-        return [f"image {number}"] * number if number < 3 else []
-
-
-class Toy:
-    """A network with batch norm and dropout, a head with its own learning rate, and noise from three generators."""
-
-    def __init__(self, pause: float = 0.0):
-        torch.manual_seed(7), random.seed(7), np.random.seed(7)
-        self.pause = pause
-        self.trunk = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Linear(8, 3)
-        self.modules = {"trunk": self.trunk, "head": self.head}
-        self.optimizer = torch.optim.SGD(
-            [{"params": self.trunk.parameters()}, {"params": self.head.parameters(), "lr": 0.02}], lr=0.05, momentum=0.9
-        )
-        self.calls = 0
-
-    def unit(self, batch):
-        time.sleep(self.pause)
-        self.calls += 1
-        assert self.trunk.training
-        noise = random.random() + np.random.rand()
-        identity = (self.head(self.trunk(batch)) - noise).square().mean()
-        weight = self.head.weight.square().mean()
-        return {"loss": identity + 0.1 * weight, "identity": identity, "weight": weight}
-
-    def evaluate(self, step):
-        self.trunk.eval()
-        torch.rand(3), random.random(), np.random.rand()
-        return {"accuracy": 1.0 - abs(step - 20) / 100, "figure": np.zeros((4, 4, 3), np.uint8)}
-
-    def train(self, folder: Path, **changes) -> Summary:
-        arguments = dict(
-            unit=self.unit,
-            modules=self.modules,
-            batches=ToyBatches(),
-            optimizer=self.optimizer,
-            schedule=make_schedule("cosine", steps=STEPS, warmup=5),
-            steps=STEPS,
-            precision=choose_precision("fp32", "cpu"),
-            clip=1.0,
-            folder=folder,
-            checkpoint_every=3,
-            log_every=5,
-            evaluate=self.evaluate,
-            evaluate_every=10,
-            select="accuracy",
-        )
-        return train(**{**arguments, **changes})
-
-    def bits(self) -> list[bytes]:
-        return [
-            value.numpy().tobytes() for module in self.modules.values() for value in module.state_dict().values()
-        ]
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> tuple[Toy, Path, Summary]:
     """The uninterrupted run."""
     toy, folder = Toy(), tmp_path_factory.mktemp("reference")
     return toy, folder, toy.train(folder)
-
-
-def read_lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def numbers_of(folder: Path, names: tuple[str, ...]) -> list[tuple]:
@@ -115,7 +36,7 @@ def numbers_of(folder: Path, names: tuple[str, ...]) -> list[tuple]:
 def start_toy_process(folder: Path) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, __file__, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, REPOSITORY / "tests" / "toy.py", folder], env=environment, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -361,11 +282,3 @@ def test_precisions():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
     with pytest.raises(RecipeError, match="'int8'; choose from auto, fp32, bf16, fp16"):
         choose_precision("int8", "cpu")
-
-
-if __name__ == "__main__":
-    try:
-        Toy(pause=0.05).train(Path(sys.argv[1]))
-    except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
-        sys.exit(interrupted.exit_code)
