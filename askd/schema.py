@@ -66,7 +66,9 @@ class Data:
 @dataclass
 class Network:
     backbone: str = "iresnet50"
-    """iresnet10 (ours, for two cores) | iresnet18 | iresnet34 | iresnet50 | iresnet100 | iresnet152."""
+    """iresnet10 (ours, for two cores), iresnet18, iresnet34, iresnet50, iresnet100, iresnet152, mobilefacenet, mobilefacenet_x2
+    (arcface_torch's mbf), cmt_ti, cmt_xs, cmt_s, cmt_b, or timm/NAME (timm/resnet18, say): any of timm's that takes 112x112 images,
+    with network.attention=none."""
     attention: Attention = Attention.cbam
     """Attention module at the end of every residual branch: none, SE (channels), BAM (both, side by side), CBAM (both, one after the other)."""
     spatial_kernel: int = 7

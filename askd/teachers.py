@@ -42,7 +42,7 @@ def load_backbone(path: str | Path) -> tuple[Backbone, dict]:
     weights, meta = load_weights(path)
     try:
         backbone = make_backbone(meta["backbone"], **meta["network"])
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # meta.json can hold anything
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # meta.json can hold anything
         raise CheckpointError(f"{path}/meta.json does not describe a network ({error}); the run was made by another version") from None
     load_module(backbone, weights, path)
     return backbone, meta
