@@ -6,18 +6,19 @@ from torch import nn
 from askd.engine.checkpoint import load_module
 from askd.errors import RecipeError
 from askd.models import make_backbone
-from askd.models.iresnet import IResNet
+from askd.models.attention import DEFAULTS
+from askd.models.features import Backbone
 from askd.models.onnx_network import OnnxNetwork
 from askd.schema import Recipe
 from askd.teachers import load_backbone
 
 
-def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | None) -> IResNet:
+def build_backbone(recipe: Recipe, role: str, teacher: Backbone | OnnxNetwork | None) -> Backbone:
     """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`."""
     try:
         backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
     except ValueError as error:
-        raise RecipeError(f"network.backbone: {error}") from None
+        raise RecipeError(f"network.backbone={recipe.network.backbone}: {error}") from None
     if recipe.network.initialiser.name == "xavier":
         for module in backbone.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -35,9 +36,11 @@ def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | N
 
 
 def network_options(recipe: Recipe) -> dict:
-    """The recipe's `network` as make_backbone's options."""
+    """The recipe's `network` as make_backbone's options; CBAM's arrangement where it is not the paper's."""
     network = recipe.network
+    arranged = {key: getattr(network, key).name for key in ("cbam_order", "cbam_parts", "cbam_pool")}
     return {
         "attention": network.attention.name, "spatial_kernel": network.spatial_kernel, "reduction": network.reduction,
         "embedding": network.embedding, "dropout": network.dropout,
+        **{key: value for key, value in arranged.items() if value != DEFAULTS[key]},
     }

@@ -13,7 +13,7 @@ from askd.distiller import Trunk
 from askd.engine.checkpoint import load_module
 from askd.errors import RecipeError
 from askd.heads.classifier import MarginHead
-from askd.models.iresnet import IResNet
+from askd.models.features import Backbone
 from askd.models.onnx_network import OnnxNetwork
 from askd.models.projections import Projections
 from askd.schema import CentreSource, Hint, Projection, Recipe
@@ -56,7 +56,7 @@ def teacher_parts(recipe: Recipe) -> set[str]:
     return ({"attention"} if distill.attention is not None else set()) | ({"stages"} if stages else set())
 
 
-def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork) -> Projections | None:
+def make_projections(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetwork) -> Projections | None:
     """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
 
     A stage that either network lacks gets no hint: its term says so.
@@ -76,7 +76,7 @@ def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNe
         )
 
 
-def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork, teacher_name: str) -> Projections | None:
+def check_method(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetwork, teacher_name: str) -> Projections | None:
     """The projections of the recipe's terms; RecipeError before training where a term cannot compare the two networks.
 
     Found by one forward pass of four blank images. Class centres, which depend on the people, are looked at by inherit_centres.
@@ -84,7 +84,7 @@ def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwor
     projections, student_name = make_projections(recipe, student, teacher), recipe.network.backbone
     trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
     with torch.no_grad():
-        ours, theirs = trunk(blank), teacher.eval().forward_all(blank) if isinstance(teacher, IResNet) else teacher.forward_all(blank)
+        ours, theirs = trunk(blank), (teacher if isinstance(teacher, OnnxNetwork) else teacher.eval()).forward_all(blank)
         for name, (_, term) in make_terms(recipe).items():
             try:
                 term(ours, theirs, torch.zeros(4, dtype=torch.long))

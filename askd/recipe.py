@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
 from askd.schema import (
-    Attention, Augment, CentreSource, Distill, FeatureDistance, Hint, Logits, Margin, Optimizer, Recipe, Sampler,
+    Attention, Augment, CbamOrder, CbamParts, CentreSource, Distill, FeatureDistance, Hint, Logits, Margin, Network, Optimizer, Recipe, Sampler,
 )
 
 GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
@@ -249,6 +249,13 @@ def _check_values(recipe: Recipe) -> None:
     if recipe.train.optimizer is Optimizer.sgd and recipe.train.nesterov:
         need(recipe.train.momentum > 0, "train.momentum", recipe.train.momentum, "above 0 with train.nesterov")
     need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")
+    for key in ("cbam_order", "cbam_parts", "cbam_pool"):
+        value, default = getattr(recipe.network, key), getattr(Network, key)
+        need(value is default or recipe.network.attention is Attention.cbam, f"network.{key}", value.name,
+             f"{default.name} with network.attention={recipe.network.attention.name}, of which it is no option")
+    one_part = recipe.network.cbam_parts is not CbamParts.both
+    need(not one_part or recipe.network.cbam_order is CbamOrder.channel_first, "network.cbam_order", recipe.network.cbam_order.name,
+         f"channel_first with network.cbam_parts={recipe.network.cbam_parts.name}, which leaves nothing to order")
     need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
     _check_method(recipe, need)
     need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
@@ -275,7 +282,7 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
         term = getattr(distill, name)
         need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
     if distill.attention is not None:
-        need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
+        need(recipe.network.attention is not Attention.none, "network.attention", "none", "se, bam or cbam when distill.attention is on")
     if distill.feature is not None:
         stages = distill.feature.stages
         distinct = bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages)

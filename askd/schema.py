@@ -14,7 +14,10 @@ Degradation = Enum("Degradation", "bicubic bilinear area nearest random released
 Augment = Enum("Augment", "none flip adaface surveillance")
 Sampler = Enum("Sampler", "shuffle identities pairs")
 OnBadImage = Enum("OnBadImage", "fail skip")
-Attention = Enum("Attention", "none se cbam")
+Attention = Enum("Attention", "none se bam cbam")
+CbamOrder = Enum("CbamOrder", "channel_first spatial_first parallel")
+CbamParts = Enum("CbamParts", "both channel spatial")
+CbamPool = Enum("CbamPool", "both average max")
 Space = Enum("Space", "maps logits")
 Reduction = Enum("Reduction", "mean sum")
 Distance = Enum("Distance", "cosine l2")
@@ -63,13 +66,21 @@ class Data:
 @dataclass
 class Network:
     backbone: str = "iresnet50"
-    """iresnet10 (ours, for two cores) | iresnet18 | iresnet34 | iresnet50 | iresnet100 | iresnet152."""
+    """iresnet10 (ours, for two cores), iresnet18, iresnet34, iresnet50, iresnet100, iresnet152, mobilefacenet, mobilefacenet_x2
+    (arcface_torch's mbf), cmt_ti, cmt_xs, cmt_s, cmt_b, or timm/NAME (timm/resnet18, say): any of timm's that takes 112x112 images,
+    with network.attention=none."""
     attention: Attention = Attention.cbam
-    """Attention module at the end of every residual branch."""
+    """Attention module at the end of every residual branch: none, SE (channels), BAM (both, side by side), CBAM (both, one after the other)."""
     spatial_kernel: int = 7
     """Pixels: CBAM's spatial convolution, 7 (CBAM paper) or 3 (released A-SKD code)."""
+    cbam_order: CbamOrder = CbamOrder.channel_first
+    """CBAM: channel attention and then spatial (CBAM paper), the other way round, or both of the same features."""
+    cbam_parts: CbamParts = CbamParts.both
+    """CBAM: channel and spatial attention, or one alone (ablations of its paper)."""
+    cbam_pool: CbamPool = CbamPool.both
+    """CBAM: both attentions look at averages and at maxima, or at one alone (ablations of its paper)."""
     reduction: int = 16
-    """Channels per hidden unit of the channel attention's MLP."""
+    """Channels per hidden unit of SE's, BAM's and CBAM's channel attention, and of BAM's spatial one."""
     embedding: int = 512
     """Width of the embedding."""
     dropout: float = 0.0

@@ -16,7 +16,7 @@ from askd.errors import DataError
 from askd.evaluation.embed import decode_all, embed
 from askd.evaluation.overlay import attention_figure
 from askd.evaluation.verification import score_pairs
-from askd.models.iresnet import IResNet
+from askd.models.features import Backbone
 from askd.schema import Recipe
 from askd.teachers import Frozen
 
@@ -33,7 +33,7 @@ def watched_set(name: str, card: Card, recipe: Recipe, held_out: FaceSet | None)
 
 
 def make_evaluate(
-    watched: dict[str, tuple[PairSet, torch.Tensor]], backbone: IResNet, sizes: list[int], recipe: Recipe, precision: Precision,
+    watched: dict[str, tuple[PairSet, torch.Tensor]], backbone: Backbone, sizes: list[int], recipe: Recipe, precision: Precision,
     device: torch.device, teacher: Frozen | None,
 ) -> Callable[[int], dict[str, float | np.ndarray]]:
     """A function that scores the sets at the training sizes: SET/auc (mean over sizes), SET/<size>px/{auc,accuracy}, and the attention figure."""

@@ -17,7 +17,7 @@ def images(count=2):
 
 
 @pytest.mark.parametrize("stem_stride", [1, 2])
-@pytest.mark.parametrize("attention", ["none", "se", "cbam"])
+@pytest.mark.parametrize("attention", ["none", "se", "bam", "cbam"])
 def test_feature_info_tells_the_truth(stem_stride, attention):
     network = IResNet(**SMALL, stem_stride=stem_stride, attention=attention).eval()
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_feature_info_tells_the_truth(stem_stride, attention):
         for _ in range(info["blocks"]):
             block = next(maps)
             assert block.channel.shape == (2, info["channels"], 1, 1)
-            if attention == "cbam":
+            if attention != "se":
                 assert block.spatial.shape == (2, 1, info["size"], info["size"])
             else:
                 assert block.spatial is None
