@@ -11,13 +11,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from askd.engine.checkpoint import load_module, load_weights
 from askd.errors import CheckpointError
 from askd.models import make_backbone
+from askd.models.ensemble import Ensemble
 from askd.models.features import Features
 from askd.models.imported import import_checkpoint
 from askd.models.iresnet import IResNet
 from askd.models.onnx_network import OnnxNetwork
 
 
-def load_network(path: str | Path) -> tuple[IResNet | OnnxNetwork, dict]:
+def load_network(path: str | Path) -> tuple[IResNet | Ensemble | OnnxNetwork, dict]:
     """Any network that can teach: what load_backbone reads, an ONNX recogniser, or an InsightFace pack; and what is known of it."""
     path = Path(path)
     pack = path.is_dir() and not (path / "meta.json").exists() and any(path.glob("*.onnx"))
@@ -27,7 +28,7 @@ def load_network(path: str | Path) -> tuple[IResNet | OnnxNetwork, dict]:
     return network, {"source": "ONNX recogniser", "backbone": network.path.name, "input": network.input}
 
 
-def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
+def load_backbone(path: str | Path) -> tuple[IResNet | Ensemble, dict]:
     """The network in a run folder (model.safetensors + meta.json) or in a foreign checkpoint file, and what is known of it.
 
     Strict: every key fits, or CheckpointError names the first that does not.
@@ -67,7 +68,7 @@ class Frozen:
     Not an nn.Module on purpose: it can enter nobody's state_dict, DDP or train().
     """
 
-    def __init__(self, backbone: IResNet | OnnxNetwork, device: torch.device, compile: bool = False):
+    def __init__(self, backbone: IResNet | Ensemble | OnnxNetwork, device: torch.device, compile: bool = False):
         if isinstance(backbone, OnnxNetwork):
             self.backbone, self._forward = backbone, backbone.forward_all
             return
@@ -81,9 +82,17 @@ class Frozen:
             return self._forward(image)
 
 
-def fold_batch_norms(backbone: IResNet) -> IResNet:
-    """Fold every batch norm that follows a convolution into it, in place; the ones before a convolution stay (its padding is zero)."""
-    backbone.stem[0], backbone.stem[1] = fuse_conv_bn_eval(backbone.stem[0], backbone.stem[1]), nn.Identity()
+def fold_batch_norms(backbone: IResNet | Ensemble) -> IResNet | Ensemble:
+    """Fold every batch norm that follows a convolution into it, in place; the ones before a convolution stay (its padding is zero).
+
+    Of an ensemble, those of its stages; its attention modules stay as they are.
+    """
+    if isinstance(backbone, Ensemble):
+        for learner in (backbone.trunk, *backbone.heads):
+            fold_batch_norms(learner)
+        return backbone
+    if not isinstance(backbone.stem, nn.Identity):
+        backbone.stem[0], backbone.stem[1] = fuse_conv_bn_eval(backbone.stem[0], backbone.stem[1]), nn.Identity()
     for stage in backbone.stages:
         for block in stage:
             block.conv1, block.bn2 = fuse_conv_bn_eval(block.conv1, block.bn2), nn.Identity()
