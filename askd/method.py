@@ -1,11 +1,13 @@
 """From a recipe to its method: the margin head, the terms and their projections, the teacher's class centres; and whether they fit."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from askd.centres import learnt_centres, mean_centres
 from askd.data.faces import FaceSet
@@ -13,12 +15,33 @@ from askd.distiller import Trunk
 from askd.engine.checkpoint import load_module
 from askd.errors import RecipeError
 from askd.heads.classifier import MarginHead
-from askd.models.features import Backbone
+from askd.heads.learners import LearnerHeads
+from askd.heads.metric import METRICS, MetricHead
+from askd.models.features import Backbone, Features
 from askd.models.onnx_network import OnnxNetwork
 from askd.models.projections import Projections
 from askd.schema import CentreSource, Hint, Projection, Recipe
 from askd.teachers import Frozen
-from askd.terms import REMEDIES, TERMS, Term
+from askd.terms import REMEDIES, TERMS, Term, divergence_term
+
+Head = MarginHead | MetricHead | LearnerHeads
+
+
+def make_identity(recipe: Recipe, classes: int) -> Head | None:
+    """What a network learns identities with, by the recipe's `head`, at random: one per learner of an ensemble; None with head.weight=0."""
+    if not recipe.head.weight:
+        return None
+    ensemble = recipe.network.ensemble
+    if ensemble is None:
+        return _head_of_width(recipe, recipe.network.embedding, classes)
+    width = recipe.network.embedding // ensemble.learners
+    return LearnerHeads([_head_of_width(recipe, width, classes) for _ in range(ensemble.learners)])
+
+
+def _head_of_width(recipe: Recipe, width: int, classes: int) -> MarginHead | MetricHead:
+    if recipe.head.kind.name in METRICS:
+        return MetricHead(recipe.head.kind.name, recipe.head.margin)
+    return make_head(recipe, width, classes)
 
 
 def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None) -> MarginHead:
@@ -36,7 +59,7 @@ def teaches(recipe: Recipe) -> bool:
     return any(getattr(recipe.distill, key.name) is not None for key in fields(recipe.distill))
 
 
-def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = None) -> dict[str, tuple[float, Term]]:
+def make_terms(recipe: Recipe, heads: tuple[MarginHead | LearnerHeads, MarginHead] | None = None) -> dict[str, tuple[float, Term]]:
     """The recipe's distillation terms: name -> (weight, loss). heads: student's and teacher's, for `logit`, left out without them."""
     terms = {}
     for name, factory in TERMS.items():
@@ -47,6 +70,12 @@ def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = Non
         options = {key: value.name if isinstance(value, Enum) else value for key, value in options.items()}
         terms[name] = term.weight, factory(**options, **({"heads": heads} if name == "logit" else {}))
     return terms
+
+
+def make_own_terms(recipe: Recipe) -> dict[str, tuple[float, Callable[[Features], Tensor]]]:
+    """What a network learns of itself, with or without a teacher: name -> (weight, loss), ABE's divergence where the recipe has it."""
+    term = recipe.head.divergence
+    return {} if term is None else {"divergence": (term.weight, divergence_term(term.margin, term.reduction.name))}
 
 
 def teacher_parts(recipe: Recipe) -> set[str]:
@@ -103,8 +132,8 @@ def check_method(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetw
 
 
 def inherit_centres(
-    recipe: Recipe, head: MarginHead | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
-) -> tuple[MarginHead, MarginHead] | None:
+    recipe: Recipe, head: Head | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
+) -> tuple[MarginHead | LearnerHeads, MarginHead] | None:
     """The student's head and one with the teacher's class centres, where `logit` needs them; sets the student's for `centres`.
 
     CheckpointError, naming both, where the teacher did not learn these very classes.

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
 from askd.schema import (
-    Attention, Augment, CbamOrder, CbamParts, CentreSource, Distill, FeatureDistance, Hint, Logits, Margin, Network, Optimizer, Recipe, Sampler,
+    Attention, Augment, CbamOrder, CbamParts, CentreSource, Distill, FeatureDistance, Hint, Learners, Logits, Margin, Network, Optimizer, Recipe, Sampler,
 )
 
 GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
@@ -76,6 +76,9 @@ def training_view(recipe: Recipe, role: str) -> dict:
         del view["data"]["degradation"], view["data"]["quantise"]
     if role == "teacher":
         del view["network"]["init"]
+    for section, key in (("network", "ensemble"), ("head", "divergence")):
+        if view[section][key] is None:  # as before there were ensembles
+            del view[section][key]
     if role == "student":
         view["distill"] = {name: term for name, term in plain["distill"].items() if term is not None}
     return view
@@ -267,7 +270,8 @@ def _check_values(recipe: Recipe) -> None:
 
 def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
     head, distill = recipe.head, recipe.distill
-    need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
+    if head.kind not in (Margin.contrastive, Margin.triplet):
+        need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
     is_combined = head.kind is Margin.combined
     need((head.margins is not None) == is_combined, "head.margins", head.margins, "m1, m2, m3 with head.kind=combined, and null without it")
     if is_combined:
@@ -278,6 +282,7 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     need(0 <= head.label_smoothing < 1, "head.label_smoothing", head.label_smoothing, "a probability below 1")
     need(0 <= head.warmup_epochs < math.inf, "head.warmup_epochs", head.warmup_epochs, "at least 0")
     need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
+    _check_ensemble(recipe, need)
     for name in ("attention", "feature", "relation", "logit", "embedding"):
         term = getattr(distill, name)
         need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
@@ -303,6 +308,38 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
             need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")
     learns = head.weight > 0 or not recipe.baseline.enabled
     need(learns, "baseline.enabled", "true", "false with head.weight=0, which leaves it nothing to learn from")
+
+
+def _check_ensemble(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
+    """Ensembles and what they learn from; metric losses. Whether a backbone has the branch is seen when it is built."""
+    ensemble, head, divergence = recipe.network.ensemble, recipe.head, recipe.head.divergence
+    learners = 1 if ensemble is None else ensemble.learners
+    if ensemble is not None:
+        need(learners >= 1, "network.ensemble.learners", learners, "at least 1")
+        width = recipe.network.embedding
+        need(width % learners == 0, "network.embedding", width, f"a multiple of network.ensemble.learners={learners}")
+        need(ensemble.branch >= 1, "network.ensemble.branch", ensemble.branch, "a stage of the backbone, from 1 on")
+        need(ensemble.depth >= 1, "network.ensemble.depth", ensemble.depth, "at least 1")
+        masks = ensemble.kind is Learners.abe or ensemble.depth == 1
+        need(masks, "network.ensemble.depth", ensemble.depth, "left out with network.ensemble.kind=heads, which has no attention modules")
+        centres = recipe.distill.centres is None
+        need(centres, "distill.centres", "a section", "null with network.ensemble, whose learners have class centres each (distill.logit takes them)")
+    if divergence is not None:
+        need(learners >= 2, "network.ensemble.learners", learners, "2 or more with head.divergence, which keeps learners apart (or drop that)")
+        need(0 <= divergence.weight < math.inf, "head.divergence.weight", divergence.weight, "at least 0")
+        need(0 < divergence.margin <= 4, "head.divergence.margin", divergence.margin, "a squared distance above 0, at most 4")
+    if head.kind in (Margin.contrastive, Margin.triplet):
+        kind = head.kind.name
+        need(0 < head.margin <= 4, "head.margin", head.margin, f"a squared distance above 0, at most 4, with head.kind={kind}")
+        sampler, images = recipe.data.sampler, recipe.data.images_per_identity
+        together = sampler is Sampler.pairs or sampler is Sampler.identities and images is not None and images >= 2
+        need(together, "data.sampler", sampler.name, f"pairs, or identities with 2 or more images each, with head.kind={kind}")
+        for key, value, none in (
+            ("subcentres", head.subcentres, 1), ("label_smoothing", head.label_smoothing, 0), ("warmup_epochs", head.warmup_epochs, 0),
+        ):
+            need(value == none, f"head.{key}", value, f"{none} with head.kind={kind}, which has no class centres")
+        for name in ("logit", "centres"):
+            need(getattr(recipe.distill, name) is None, f"distill.{name}", "a section", f"null with head.kind={kind}: no class centres")
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -26,7 +26,8 @@ Hint = Enum("Hint", "none conv conv_bn")
 Logits = Enum("Logits", "margin cosine")
 CentreSource = Enum("CentreSource", "learnt mean")
 Projection = Enum("Projection", "none linear")
-Margin = Enum("Margin", "arcface cosface adaface combined")
+Margin = Enum("Margin", "arcface cosface adaface combined contrastive triplet")
+Learners = Enum("Learners", "abe heads")
 Optimizer = Enum("Optimizer", "sgd adamw")
 Schedule = Enum("Schedule", "constant multistep polynomial cosine")
 Initialiser = Enum("Initialiser", "default xavier")
@@ -64,6 +65,18 @@ class Data:
 
 
 @dataclass
+class Ensemble:
+    learners: int = 4
+    """Embeddings of network.embedding / learners each, concatenated (ABE-M's M); 1 is the paper's control ABE-1."""
+    branch: int = 3
+    """Stage, from 1, after which the learners part: the stages up to it are all learners' own."""
+    depth: int = 1
+    """Residual blocks of each learner's attention module."""
+    kind: Learners = Learners.abe
+    """abe: an attention mask per learner, the stages after the branch shared | heads: no masks, stages of their own (the control)."""
+
+
+@dataclass
 class Network:
     backbone: str = "iresnet50"
     """iresnet10 (ours, for two cores), iresnet18, iresnet34, iresnet50, iresnet100, iresnet152, mobilefacenet, mobilefacenet_x2
@@ -85,6 +98,8 @@ class Network:
     """Width of the embedding."""
     dropout: float = 0.0
     """Probability, before the embedding layer."""
+    ensemble: Optional[Ensemble] = None
+    """ABE-M: several learners on one trunk, one embedding; null: a single network."""
     initialiser: Initialiser = Initialiser.default
     """Random weights: torch's own, or xavier-uniform for every convolution and linear layer (released A-SKD code)."""
     init: str = "random"
@@ -92,17 +107,30 @@ class Network:
 
 
 @dataclass
+class DivergenceTerm:
+    weight: float = 1.0
+    """Factor of the term in the loss: ABE's lambda_div, 1 in its paper."""
+    margin: float = 1.0
+    """Squared distance (0..4) of unit vectors from which on two learners are far enough apart: 1 is a cosine of 0.5."""
+    reduction: Reduction = Reduction.mean
+    """mean over images and pairs of learners, beside the identity loss's mean over learners: weight 1 is then as the paper's at M = 3, and
+    its sums over learners and pairs weigh the term (M-1)/2 times as much; sum over both."""
+
+
+@dataclass
 class Head:
     kind: Margin = Margin.arcface
-    """Margin on the true class: arcface cos(theta+m) | cosface cos(theta)-m | adaface by feature norm | combined cos(m1 theta+m2)-m3."""
+    """Margin on the true class: arcface cos(theta+m) | cosface cos(theta)-m | adaface by feature norm | combined cos(m1 theta+m2)-m3;
+    or, without class centres, contrastive | triplet, of the batch's own pairs (data.sampler=identities or pairs; askd[metric])."""
     margin: float = 0.5
-    """arcface: radians. cosface: a cosine (0.35, say). adaface: m (0.4 in its paper). combined has head.margins instead."""
+    """arcface: radians. cosface: a cosine (0.35, say). adaface: m (0.4 in its paper). combined has head.margins instead.
+    contrastive, triplet: a squared distance of unit vectors (1 in ABE, 0.2 in FaceNet)."""
     margins: Optional[list[float]] = None
     """m1, m2 (radians), m3 of combined."""
     h: Optional[float] = None
     """AdaFace's concentration; null: 0.333."""
     logit_scale: float = 64.0
-    """Factor on the cosines: ArcFace's s."""
+    """Factor on the cosines: ArcFace's s; contrastive and triplet have none."""
     subcentres: int = 1
     """Centres per class, of which the nearest counts."""
     label_smoothing: float = 0.0
@@ -111,6 +139,8 @@ class Head:
     """Epochs over which the margin grows from none to its own."""
     weight: float = 1.0
     """Factor of the identity loss; 0: no head and no labels, the student learns from the teacher alone."""
+    divergence: Optional[DivergenceTerm] = None
+    """ABE's divergence loss between an ensemble's learners; needs no teacher, and so is part of what teacher and baseline learn, too."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ from askd.engine.precision import choose_precision
 from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
 from askd.evaluation.comparison import plot_differences, tables
-from askd.method import make_head, make_projections, make_terms
+from askd.method import make_head, make_identity, make_own_terms, make_projections, make_terms
 from askd.recipe import epochs, load, training_view
 from askd.schema import Recipe
 from askd.teach import choose_device, train_role
@@ -297,7 +297,7 @@ def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[
     device = torch.device(choose_device(recipe))
     precision = choose_precision(recipe.precision.name, device)
     backbone = build_backbone(recipe, "teacher", None).to(device=device, memory_format=torch.channels_last)
-    head = make_head(recipe, recipe.network.embedding, classes).to(device) if recipe.head.weight else None
+    head = make_identity(recipe, classes)
     teacher, projections, terms = None, None, {}
     if method not in ("teacher", "base"):
         checkpoint = recipe.teacher.checkpoint
@@ -307,7 +307,7 @@ def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[
         terms = make_terms(recipe, (head, taught))
         teacher = Frozen(network, device) if terms else None
     modules = [module.to(device) for module in (backbone, head, projections) if module is not None]
-    distiller = Distiller(Trunk(backbone, projections), head, teacher, terms, recipe.head.weight)
+    distiller = Distiller(Trunk(backbone, projections), head, teacher, terms, recipe.head.weight, make_own_terms(recipe))
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, fused=True)
     images = torch.rand(2, recipe.train.batch, 3, 112, 112, device=device) * 2 - 1

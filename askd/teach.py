@@ -24,7 +24,7 @@ from askd.engine.optimizer import make_optimizer
 from askd.engine.precision import choose_precision
 from askd.engine.schedule import make_schedule
 from askd.errors import RecipeError
-from askd.method import check_method, inherit_centres, make_head, make_terms, teacher_parts, teaches
+from askd.method import check_method, inherit_centres, make_identity, make_own_terms, make_terms, teacher_parts, teaches
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import epochs, load, training_view
 from askd.run_folder import begin_folder, class_digest, describe, is_finished, run_folder
@@ -71,7 +71,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     teacher_network, teacher_meta = load_network(teacher_path) if teacher_path else (None, {})
     torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
     backbone = build_backbone(recipe, role, teacher_network)
-    head = make_head(recipe, recipe.network.embedding, len(faces.class_names)) if recipe.head.weight else None
+    head = make_identity(recipe, len(faces.class_names))
     distils = role == "student" and teaches(recipe)
     if head is None and not distils:
         raise RecipeError(f"head.weight=0, but a {role} has nothing else to learn from; leave head.weight above 0")
@@ -100,7 +100,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     trunk = parallel(Trunk(backbone, projections), device)
     unit_head = head and parallel(head, device)
     unit_trunk = torch.compile(trunk) if compiles else trunk
-    distiller = Distiller(unit_trunk, unit_head, teacher if terms else None, terms, recipe.head.weight)
+    distiller = Distiller(unit_trunk, unit_head, teacher if terms else None, terms, recipe.head.weight, make_own_terms(recipe))
     learns = recipe.train
     optimizer = make_optimizer(
         modules.values(), learns.optimizer.name, learns.lr, learns.weight_decay, learns.momentum, learns.nesterov, learns.decay_all,
@@ -141,7 +141,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         for name, module in modules.items():
             load_module(module, best[name], summary.best_path)
     if dist.is_main():
-        if head is not None:
+        if head is not None and head.state_dict():
             save_tensors(folder / "head.safetensors", head.state_dict())
         meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
         save_weights(folder, backbone.state_dict(), meta)

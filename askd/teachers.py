@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from askd.engine.checkpoint import load_module, load_weights
 from askd.errors import CheckpointError
 from askd.models import make_backbone
+from askd.models.ensemble import Ensemble
 from askd.models.features import Backbone, Features
 from askd.models.imported import import_checkpoint
 from askd.models.onnx_network import OnnxNetwork
@@ -110,7 +111,7 @@ def fold_batch_norms(backbone: Backbone) -> Backbone:
     Which those are, a block says by FOLDS, pairs of attributes; in a plain nn.Sequential, neighbours are. Norms before a padded
     convolution stay: its padding is zero behind them.
     """
-    if not isinstance(backbone, StagedBackbone):
+    if not isinstance(backbone, (StagedBackbone, Ensemble)):
         return backbone
     for module in list(backbone.modules()):
         pairs = getattr(module, "FOLDS", ())

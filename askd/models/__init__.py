@@ -7,6 +7,7 @@ from functools import partial
 from askd.models import cmt, iresnet, mobilefacenet
 from askd.models.attention import DEFAULTS
 from askd.models.cmt import CMT
+from askd.models.ensemble import Ensemble
 from askd.models.features import Backbone
 from askd.models.iresnet import IResNet
 from askd.models.mobilefacenet import MobileFaceNet
@@ -20,12 +21,20 @@ BACKBONES = {
 }
 
 
-def make_backbone(name: str, **options) -> Backbone:
+def make_backbone(name: str, ensemble: dict | None = None, **options) -> Backbone:
     """A backbone by name: one of BACKBONES, or timm/NAME for any of timm's that takes 112 x 112 images.
 
     options: embedding, dropout; for ours attention and make_attention's. ValueError for an unknown name, with the closest known one,
     and for options that the backbone has no use for.
+    ensemble: Ensemble's learners, branch, depth and kind; None: the backbone by itself. The embedding's width is all learners' together.
     """
+    if ensemble is not None:
+        if name.startswith(PREFIX):
+            raise ValueError(f"{name} has no stages of ours for learners to share; take one of {', '.join(BACKBONES)} for an ensemble")
+        width, learners = options.pop("embedding", 512), ensemble["learners"]
+        if width % learners:
+            raise ValueError(f"an embedding of {width} does not divide among {learners} learners")
+        return Ensemble(lambda: make_backbone(name, embedding=width // learners, **options), **ensemble)
     if name.startswith(PREFIX):
         useless = {key: value for key, value in options.items() if key in DEFAULTS and value != DEFAULTS[key]}
         if useless:

@@ -18,6 +18,7 @@ class Features(NamedTuple):
     """embedding (B, E), not normalised; attention, one AttentionMaps per block (empty without attention); stages, one (B, C, H, W) each.
 
     hints, projected: a student's stages and embedding in the teacher's widths, where a term asks for that (models.projections).
+    learners: of an ensemble, every learner's embedding (B, M, E/M), not normalised; `embedding` is then them, each normalised, concatenated.
     """
 
     embedding: Tensor
@@ -25,6 +26,12 @@ class Features(NamedTuple):
     stages: tuple[Tensor, ...]
     hints: tuple[Tensor, ...] = ()
     projected: Tensor | None = None
+    learners: Tensor | None = None
+
+    @property
+    def identity(self) -> Tensor:
+        """What a head learns from: (B, M, E/M) of an ensemble, (B, E) of any other network."""
+        return self.embedding if self.learners is None else self.learners
 
 
 class Backbone(Protocol):

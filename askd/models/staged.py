@@ -19,16 +19,27 @@ class StagedBackbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (B, 3, 112, 112) -> (B, C, 7, 7): what timm means by this name."""
-        return self._trunk(x)[0]
+        return self.through(x)[0]
 
     def forward_all(self, x: Tensor) -> Features:
         """Embedding, attention maps of every block and outputs of every stage, of one pass over (B, 3, 112, 112)."""
-        x, attention, stages = self._trunk(x)
+        x, attention, stages = self.through(x)
         return Features(self.neck(x), tuple(attention), tuple(stages))
 
     def forward(self, x: Tensor) -> Tensor:
         """The embedding alone, (B, 3, 112, 112) -> (B, E)."""
-        return self.neck(self._trunk(x)[0])
+        return self.neck(self.through(x)[0])
+
+    def through(self, x: Tensor, first: int = 0, last: int | None = None) -> tuple[Tensor, list[AttentionMaps], list[Tensor]]:
+        """Stages first (from 0) to last (excluded; None: all), the stem before stage 0: the feature map, its blocks' maps, the stages' outputs."""
+        if first == 0:
+            x = self.stem(x)
+        attention, stages = [], []
+        for index in range(len(self.stages))[first:last]:
+            x, maps = self.run_stage(index, x)
+            attention += maps
+            stages.append(x)
+        return x, attention, stages
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, list[AttentionMaps]]:
         """One stage, from 0: its output (B, C, H, W) and the attention maps of its blocks."""
@@ -38,12 +49,3 @@ class StagedBackbone(nn.Module):
             if maps is not None:
                 attention.append(maps)
         return x, attention
-
-    def _trunk(self, x: Tensor) -> tuple[Tensor, list[AttentionMaps], list[Tensor]]:
-        x = self.stem(x)
-        attention, stages = [], []
-        for index in range(len(self.stages)):
-            x, maps = self.run_stage(index, x)
-            attention += maps
-            stages.append(x)
-        return x, attention, stages
