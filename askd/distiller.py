@@ -40,7 +40,10 @@ class Distiller:
         self.trunk, self.head, self.teacher, self.terms, self.head_weight = trunk, head, teacher, terms or {}, head_weight
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,)."""
+        """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,).
+
+        hr goes to the teacher alone: to a CachedTeacher the batch's rows in its place.
+        """
         student = self.trunk(lr)
         parts, loss = {}, 0.0
         if self.head is not None:
