@@ -43,7 +43,10 @@ class Distiller:
         self.terms, self.own = terms or {}, own or {}
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,)."""
+        """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,).
+
+        hr goes to the teacher alone: to a CachedTeacher the batch's rows in its place.
+        """
         if self.terms:  # first, so that what it works with is given back before the student's activations pile up
             with torch.no_grad():
                 teacher = self.teacher(hr)

@@ -261,11 +261,23 @@ def _check_values(recipe: Recipe) -> None:
          f"channel_first with network.cbam_parts={recipe.network.cbam_parts.name}, which leaves nothing to order")
     need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
     _check_method(recipe, need)
+    if recipe.teacher.cache:
+        _check_cache(recipe, need)
     need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
     choices = ["last", *recipe.eval.during]
     need(recipe.eval.select in choices, "eval.select", recipe.eval.select, f"one of {', '.join(choices)} (last, or a set of eval.during)")
     if "holdout" in recipe.eval.during:
         need(recipe.data.holdout > 0, "data.holdout", recipe.data.holdout, "above 0 when eval.during has holdout")
+
+
+def _check_cache(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
+    """A cached teacher is its embedding, of two images per file."""
+    augment, distill = recipe.data.augment, recipe.distill
+    alone = augment in (Augment.none, Augment.flip)
+    need(alone, "teacher.cache", "true", f"false with data.augment={augment.name}, which changes the image that the teacher sees")
+    crossed = distill.relation is not None and distill.relation.cross
+    for key, looks in (("attention", distill.attention is not None), ("feature", distill.feature is not None), ("relation.cross", crossed)):
+        need(not looks, "teacher.cache", "true", f"false with distill.{key}, which looks at more than the teacher's embedding")
 
 
 def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:

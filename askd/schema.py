@@ -298,6 +298,9 @@ class Teacher:
     """Recipe that trains the teacher; null: this one. The student of a recipe that names a teacher, the teacher of any other."""
     epochs: Optional[float] = None
     """Passes over the training images for the teacher; null: train.epochs."""
+    cache: bool = False
+    """Keep the teacher's embeddings of all images and their mirror images in <out>/cache and read them in place of running it: for terms
+    that need its embedding alone, with data.augment=none or flip."""
     sizes: list[int] = field(default_factory=lambda: [112])
     """Pixels: input sizes askd.teach trains at; anything but 112 makes it a baseline."""
 

@@ -28,7 +28,8 @@ from askd.method import check_method, inherit_centres, make_identity, make_own_t
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import epochs, load, training_view
 from askd.run_folder import begin_folder, class_digest, describe, is_finished, run_folder
-from askd.schema import Device, Recipe, Resume
+from askd.schema import Device, OnBadImage, Recipe, Resume
+from askd.teacher_cache import cached_teacher
 from askd.teachers import Frozen, load_network, weights_hash
 from askd.training_data import make_batches, open_training
 from askd.watch import make_evaluate, watched_set
@@ -97,10 +98,18 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     teacher = Frozen(teacher_network, device, compiles, precision.dtype, teacher_parts(recipe)) if distils else None
     heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device) if distils else None
     terms = make_terms(recipe, heads) if distils else {}
+    cache = None
+    if terms and recipe.teacher.cache:
+        cache = cached_teacher(
+            teacher, identity["teacher"], teacher_network.head_hidden_size, faces, Path(recipe.out) / "cache", precision, device,
+            batch=max(recipe.train.batch // dist.world_size(), 1), skip_bad=recipe.data.on_bad_image is OnBadImage.skip,
+        )
     trunk = parallel(Trunk(backbone, projections), device)
     unit_head = head and parallel(head, device)
     unit_trunk = torch.compile(trunk) if compiles else trunk
-    distiller = Distiller(unit_trunk, unit_head, teacher if terms else None, terms, recipe.head.weight, make_own_terms(recipe))
+    distiller = Distiller(
+        unit_trunk, unit_head, (cache or teacher) if terms else None, terms, recipe.head.weight, make_own_terms(recipe),
+    )
     learns = recipe.train
     optimizer = make_optimizer(
         modules.values(), learns.optimizer.name, learns.lr, learns.weight_decay, learns.momentum, learns.nesterov, learns.decay_all,
@@ -114,7 +123,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     degradation, quantise = recipe.data.degradation.name, recipe.data.quantise
 
     def unit(batch):
-        return distiller(*prepare(batch, device, degradation, quantise))
+        hr, lr, label = prepare(batch, device, degradation, quantise)
+        return distiller(batch.row if cache else hr, lr, label)
 
     evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
     if dist.is_main():

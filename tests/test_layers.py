@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "deploy": EVERYBODY | {"data", "models", "runtime", "evaluation"},
     "teachers": EVERYBODY | {"models", "runtime", "engine"},
     "centres": EVERYBODY | {"data", "models"},
+    "teacher_cache": EVERYBODY | {"data", "models", "engine"},
     "terms": EVERYBODY | {"models", "heads", "losses"},
     "distiller": EVERYBODY | {"teachers", "models", "heads", "losses"},
 }

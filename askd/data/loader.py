@@ -33,7 +33,8 @@ REPLACEMENTS = 20  # images tried in place of one that cannot be read, half of t
 class Batch(NamedTuple):
     """image uint8 (B, 3, 112, 112) RGB channels-last, mirrored where drawn; label int64 (B,); size int64 (B,), pixels; kernels int64 (B, 2)
     for `random`; lr uint8 (B, 3, 112, 112) channels-last, its first size[i] rows and columns the student's image, or None where that is
-    yet to be made of `image`; skipped: for each image that could not be read and has another in its place, why."""
+    yet to be made of `image`; skipped: for each image that could not be read and has another in its place, why; row int64 (B,): twice the
+    image's index in the set, and one more where it is mirrored."""
 
     image: Tensor
     label: Tensor
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     kernels: Tensor
     lr: Tensor | None
     skipped: tuple[str, ...]
+    row: Tensor | None = None
 
 
 class TrainingBatches:
@@ -129,13 +131,13 @@ class _Batches(Dataset):
 
         image = np.empty((len(keys), SIDE, SIDE, 3), np.uint8)
         lr = np.zeros_like(image) if self.augment_lr else None
-        label, skipped = np.empty(len(keys), np.int64), []
+        label, looked_up, skipped = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64), []
         for row, (this_turn, wanted) in enumerate(keys.tolist()):
             try:
                 face, shown = self._read(this_turn, wanted, skipped)
             except DataError as error:  # returned, because a worker that raises has its traceback put into the message
                 return error
-            label[row] = self.faces.labels[shown]
+            label[row], looked_up[row] = self.faces.labels[shown], 2 * shown + mirror[row]
             if self.augment_hr:
                 face = self.augment_hr(face, int(hr_seed[row]))
             if mirror[row]:
@@ -145,7 +147,7 @@ class _Batches(Dataset):
             if self.augment_lr:
                 small = self._downsampled(image[row], int(size[row]), kernels[row])
                 lr[row, : size[row], : size[row]] = self.augment_lr(small, int(lr_seed[row]))
-        return Batch(_channels_last(image), *map(torch.from_numpy, (label, size, kernels)), _channels_last(lr), tuple(skipped))
+        return Batch(_channels_last(image), *map(torch.from_numpy, (label, size, kernels)), _channels_last(lr), tuple(skipped), torch.from_numpy(looked_up))
 
     def _read(self, turn: int, wanted: int, skipped: list[str]) -> tuple[np.ndarray, int]:
         """The image and its index; if it cannot be read, of the first of its replacements that can."""

@@ -79,6 +79,7 @@ def test_what_a_batch_holds(faces):
     for row, index in enumerate(which(batch)):
         assert batch.image[row, :, 7, 9].tolist() == [index, 2 * index, 255 - index]  # RGB
         assert batch.label[row] == index // 3
+    assert batch.row.tolist() == [2 * index + int(turned) for index, turned in zip(which(batch), mirrored(batch))]
     assert set(batch.size.tolist()) <= set(SIZES)
     assert 0 <= batch.kernels.min() and batch.kernels.max() < len(RANDOM_KERNELS)
 
