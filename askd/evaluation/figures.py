@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from askd.evaluation.report import Row, arranged, has_accuracy, models_of, scale_name, sizes_of, write_whole
+from askd.evaluation.map_similarity import MapDistance
+from askd.evaluation.report import Row, arranged, has_accuracy, models_of, scale_name, size_name, sizes_of, write_whole
 from askd.evaluation.roc import area
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito: for all eyes
@@ -56,7 +57,7 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> None:
         _dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike, title: str) -> None:
@@ -77,7 +78,7 @@ def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pa
     axes.set_ylim(0, 101)
     _dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str) -> None:
@@ -98,7 +99,7 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str)
     axes.minorticks_off()
     _dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> None:
@@ -121,7 +122,26 @@ def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> No
     bar = figure.colorbar(layer, ax=grid, shrink=min(1.0, 2.4 / len(faces)), aspect=18, pad=0.015, ticks=[0, 0.5, 1])
     bar.set_label("attention")
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
+
+
+def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None:
+    """1 - cos of each model's attention maps to its teacher's over blocks, a panel per part and size; dashed: to another face's."""
+    sizes, models = list(dict.fromkeys(row.size for row in rows)), list(dict.fromkeys(row.model for row in rows))
+    parts = list(dict.fromkeys(row.part for row in rows))
+    figure = Figure(figsize=(1 + 3.4 * len(sizes), 0.8 + 2.7 * len(parts)), layout="constrained")
+    grid = figure.subplots(len(parts), len(sizes), squeeze=False, sharey="row", sharex=True)
+    for axes_of_row, part in zip(grid, parts):
+        for axes, size in zip(axes_of_row, sizes):
+            for place, model in enumerate(models):
+                mine = [row for row in rows if (row.model, row.size, row.part) == (model, size, part)]
+                for style, value in (("-", "same"), ("--", "other")):
+                    axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, linewidth=1.6, markersize=4.5,
+                              color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face")
+            axes.set_ylim(bottom=0)
+            _dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(models), fontsize=9)
+    save(figure, path)
 
 
 def _attention_columns(faces: Sequence[AttentionRow]) -> list[list[tuple[str, np.ndarray, np.ndarray | None]]]:
@@ -153,5 +173,6 @@ def _dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """As PNG on white, whole or not at all."""
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))
