@@ -1,10 +1,11 @@
-"""A training of seconds for the loop's tests, as a program too: python tests/toy.py FOLDER."""
+"""A training of seconds for the loop's tests; as a program, python tests/toy.py FOLDER SIGNAL STEP, it sends itself a signal."""
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,8 @@ class ToyBatches:
 class Toy:
     """A network with batch norm and dropout, a head with its own learning rate, and noise from three generators."""
 
-    def __init__(self, pause: float = 0.0):
+    def __init__(self):
         torch.manual_seed(7), random.seed(7), np.random.seed(7)
-        self.pause = pause
         self.trunk = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3))
         self.head = nn.Linear(8, 3)
         self.modules = {"trunk": self.trunk, "head": self.head}
@@ -51,7 +51,6 @@ class Toy:
         self.calls = 0
 
     def unit(self, batch):
-        time.sleep(self.pause)
         self.calls += 1
         assert self.trunk.training
         noise = random.random() + np.random.rand()
@@ -94,8 +93,15 @@ def read_lines(folder: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
+    toy, sent, at = Toy(), signal.Signals[sys.argv[2]], int(sys.argv[3])
+
+    def unit(batch):
+        if toy.calls == at - 1:  # in the middle of step `at`, counted from 1
+            os.kill(os.getpid(), sent)
+        return toy.unit(batch)
+
     try:
-        Toy(pause=0.05).train(Path(sys.argv[1]))
+        toy.train(Path(sys.argv[1]), unit=unit)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.exit_code)

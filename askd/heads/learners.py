@@ -23,10 +23,10 @@ class LearnerHeads(nn.Module):
         """Every learner's: the factor on cosines."""
         return self.heads[0].logit_scale
 
-    def warm_up(self, steps: int) -> None:
+    def warm_up(self, steps: int, micro_batches: int = 1) -> None:
         """See MarginHead.warm_up."""
         for head in self.heads:
-            head.warm_up(steps)
+            head.warm_up(steps, micro_batches)
 
     def forward(self, learners: Tensor, label: Tensor) -> Tensor:
         return torch.stack([head(learners[:, m], label) for m, head in enumerate(self.heads)]).mean()

@@ -3,11 +3,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,33 +31,25 @@ def numbers_of(folder: Path, names: tuple[str, ...]) -> list[tuple]:
     return [(line["step"], *(line[name] for name in names)) for line in read_lines(folder) if names[0] in line]
 
 
-def start_toy_process(folder: Path) -> subprocess.Popen:
+def run_toy_process(folder: Path, sent: signal.Signals, at: int) -> tuple[int, str]:
+    """Exit status and words of a process that trains the toy and sends itself a signal in the middle of step `at`, counted from 1."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, REPOSITORY / "tests" / "toy.py", folder], env=environment, stderr=subprocess.PIPE, text=True
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tests" / "toy.py", folder, sent.name, str(at)], env=environment, stderr=subprocess.PIPE, text=True, timeout=600,
     )
+    return done.returncode, done.stderr
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert path.exists()
-
-
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, reference):
-    delay = random.SystemRandom().uniform(0.0, 1.0)
-    process = start_toy_process(tmp_path)
-    wait_for(tmp_path / "metrics.jsonl")
-    time.sleep(delay)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, f"it was over before the kill at {delay:.3f} s"
-    process.communicate()
+# Before there is a checkpoint, some steps after one, right after an evaluation (which is checkpointed), and in the last step.
+@pytest.mark.parametrize(("at", "kept"), [(2, 0), (8, 6), (11, 10), (STEPS, 39)])
+def test_killed_and_resumed_ends_with_the_same_bits(at, kept, tmp_path, reference):
+    assert run_toy_process(tmp_path, signal.SIGKILL, at)[0] == -signal.SIGKILL
 
     toy = Toy()
     summary = toy.train(tmp_path)
     uninterrupted, folder, expected = reference
-    assert toy.bits() == uninterrupted.bits(), f"killed after {delay:.3f} s"
+    assert toy.bits() == uninterrupted.bits()
+    assert toy.calls == STEPS - kept
     assert str(toy.optimizer.state_dict()) == str(uninterrupted.optimizer.state_dict())
     assert (summary.best_step, summary.best_metric, summary.metrics) == (20, 1.0, expected.metrics)
     assert summary.skipped_images == expected.skipped_images
@@ -102,17 +92,12 @@ def test_every_stop_is_survived(tmp_path, reference):
 
 
 def test_sigterm_in_another_process_finishes_the_step_and_exits_143(tmp_path, reference):
-    process = start_toy_process(tmp_path)
-    wait_for(tmp_path / "metrics.jsonl")
-    time.sleep(0.1)
-    process.terminate()
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 143, errors
-    stopped_at = max(Checkpoints(tmp_path / "checkpoints").steps())
-    assert f"stopped by SIGTERM after step {stopped_at}" in errors
+    status, errors = run_toy_process(tmp_path, signal.SIGTERM, at=14)
+    assert status == 143, errors
+    assert max(Checkpoints(tmp_path / "checkpoints").steps()) == 14 and "stopped by SIGTERM after step 14" in errors
     toy = Toy()
     toy.train(tmp_path)
-    assert toy.calls == STEPS - stopped_at
+    assert toy.calls == STEPS - 14
     assert toy.bits() == reference[0].bits()
 
 
