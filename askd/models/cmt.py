@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from askd.models.attention import make_attention
 from askd.models.features import AttentionMaps
-from askd.models.necks import gdconv_neck
+from askd.models.necks import EPS, gdconv_neck
 from askd.models.staged import StagedBackbone
 
 STRIDES = (8, 4, 2, 1)  # the paper's k: keys and values of a stage are so many times fewer along each side
 HEADS = (1, 2, 4, 8)
-EPS = 1e-5
 
 
 class LPU(nn.Module):
@@ -106,7 +105,7 @@ class CMT(StagedBackbone):
         super().__init__()
         sides = [size // stem_stride >> stage for stage in (1, 2, 3, 4)]
         if size % (16 * stem_stride) or any(side % stride for side, stride in zip(sides, STRIDES)):
-            raise ValueError(f"CMT's strides do not divide {size} pixels behind a stem of stride {stem_stride}; give a multiple of {16 * stem_stride}")
+            raise ValueError(f"CMT's strides do not divide {size} pixels behind a stem of stride {stem_stride}; use a multiple of {16 * stem_stride}")
         stem = []
         for inputs, stride in ((3, stem_stride), (stem_width, 1), (stem_width, 1)):
             stem += [nn.Conv2d(inputs, stem_width, 3, stride, padding=1), nn.GELU(), nn.BatchNorm2d(stem_width, eps=EPS)]

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from askd.models.attention import make_attention
 from askd.models.features import AttentionMaps
+from askd.models.necks import EPS, embedding_norm
 from askd.models.staged import StagedBackbone
 
-EPS = 1e-5
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -75,10 +75,8 @@ class IResNet(StagedBackbone):
             nn.Dropout(dropout),
             nn.Flatten(),
             nn.Linear(inputs * 7 * 7, embedding),
-            nn.BatchNorm1d(embedding, eps=EPS),
+            embedding_norm(embedding),
         )
-        nn.init.ones_(self.neck[4].weight)
-        self.neck[4].weight.requires_grad_(False)  # fixed at 1, as in ArcFace: the margin head normalises anyway
         self.num_features, self.head_hidden_size = inputs, embedding  # timm: of forward_features and of the output
         self.feature_info = [
             {"channels": channels, "size": 56 >> stage, "blocks": count}
