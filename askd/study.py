@@ -292,11 +292,16 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
     return "\n".join(lines)
 
 
-def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median time of one training step (forward, backward, optimiser) of a method: `teacher` and `base` learn from labels alone."""
+def seconds_per_step(
+    recipe: Recipe, method: str, classes: int, clock: Callable[[], float] = time.perf_counter, build: Callable = build_backbone,
+) -> float:
+    """Median time of one training step (forward, backward, optimiser) of a method: `teacher` and `base` learn from labels alone.
+
+    build: what makes the network, with build_backbone's arguments.
+    """
     device = torch.device(choose_device(recipe))
     precision = choose_precision(recipe.precision.name, device)
-    backbone = build_backbone(recipe, "teacher", None).to(device=device, memory_format=torch.channels_last)
+    backbone = build(recipe, "teacher", None).to(device=device, memory_format=torch.channels_last)
     head = make_identity(recipe, classes)
     teacher, projections, terms = None, None, {}
     if method not in ("teacher", "base"):

@@ -126,7 +126,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         hr, lr, label = prepare(batch, device, degradation, quantise)
         return distiller(batch.row if cache else hr, lr, label)
 
-    evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
+    evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher, folder) if watched else None
     if dist.is_main():
         begin_folder(folder, recipe, identity, faces)
         if isinstance(teacher_network, OnnxNetwork):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "askd"
-VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study"}
+VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study", "diagnose"}
 # the verbs' own: argument parsing, the recipe, what it means
 COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch"}
 EVERYBODY = {"errors", "resources", "photo"}
@@ -89,7 +89,7 @@ def test_verbs_can_be_run():
             assert 'if __name__ == "__main__":' in path.read_text(), path
 
 
-@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals"])
+@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals", "retrieval", "learners"])
 def test_scoring_is_numpy_only(name):
     assert outside(PACKAGE / "evaluation" / f"{name}.py") <= {"numpy", *sys.stdlib_module_names}
 

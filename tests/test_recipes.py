@@ -91,10 +91,54 @@ def test_the_promised_methods_are_there():
 @pytest.mark.parametrize("base", ["lfw_x8", "demo_full_x4"])
 def test_a_method_takes_the_place_of_the_recipe_s_own(base, name):
     plain, recipe = load([f"recipe={base}"]), load([f"recipe={base}", f"method={name}"])
-    assert recipe.name == f"{base}_{name}" and len(terms(recipe)) == (name != "base")
+    ensemble = name.startswith(("abe", "heads"))
+    assert recipe.name == f"{base}_{name}" and len(terms(recipe)) == (name != "base" and not ensemble)
     plain.name, plain.distill = recipe.name, recipe.distill
+    if ensemble:
+        plain.network.ensemble, plain.head.divergence = recipe.network.ensemble, recipe.head.divergence
     assert plain == recipe
     assert list_resources("methods")[name].read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name, learners, branch, depth, kind, weight", [
+    ("abe1", 1, 3, 1, "abe", None), ("abe2", 2, 3, 1, "abe", 1), ("abe4", 4, 3, 1, "abe", 1), ("abe8", 8, 3, 1, "abe", 1),
+    ("abe4_div0", 4, 3, 1, "abe", None), ("abe4_div01", 4, 3, 1, "abe", 0.1), ("abe4_div10", 4, 3, 1, "abe", 10),
+    ("abe4_branch1", 4, 1, 1, "abe", 1), ("abe4_branch2", 4, 2, 1, "abe", 1), ("abe4_branch4", 4, 4, 1, "abe", 1),
+    ("abe4_depth3", 4, 3, 3, "abe", 1), ("abe4_depth5", 4, 3, 5, "abe", 1),
+    ("heads4", 4, 3, 1, "heads", None), ("heads4_div", 4, 3, 1, "heads", 1),
+])
+def test_the_ablations_of_the_ensemble_are_what_they_are_called(name, learners, branch, depth, kind, weight):
+    recipe = load(["recipe=demo_full", f"method={name}"])
+    ensemble, divergence = recipe.network.ensemble, recipe.head.divergence
+    assert (ensemble.learners, ensemble.branch, ensemble.depth, ensemble.kind.name) == (learners, branch, depth, kind)
+    assert (divergence and divergence.weight) == weight
+    assert recipe.network.embedding == load(["recipe=demo_full"]).network.embedding  # equal total width
+
+
+def test_an_ensemble_adds_up_with_other_methods():
+    recipe = load(["recipe=lfw_x8", "method=abe2+askd+kd"])
+    assert recipe.network.ensemble.learners == 2 and terms(recipe) == {"attention", "logit"}
+
+
+def test_single_networks_are_described_as_before_there_were_ensembles():
+    view = training_view(load(["recipe=demo"]), "student")
+    assert "ensemble" not in view["network"] and "divergence" not in view["head"]
+    view = training_view(load(["recipe=demo", "method=abe4"]), "teacher")
+    assert view["network"]["ensemble"]["learners"] == 4 and view["head"]["divergence"]["weight"] == 1
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["head.kind=contrastive"], "data.sampler must be pairs, or identities .* got shuffle"),
+    (["head.kind=triplet", "data.sampler=identities", "data.images_per_identity=1"], "data.sampler must be pairs, or identities"),
+    (["head.kind=triplet", "data.sampler=pairs", "head.margin=0"], "head.margin must be a squared distance above 0"),
+    (["head.kind=triplet", "data.sampler=pairs", "head.subcentres=2"], "head.subcentres must be 1"),
+    (["head.kind=contrastive", "data.sampler=pairs", "head.label_smoothing=0.1"], "head.label_smoothing must be 0"),
+    (["head.kind=contrastive", "data.sampler=pairs", "head.warmup_epochs=1"], "head.warmup_epochs must be 0"),
+    (["head.kind=contrastive", "data.sampler=pairs", "method=kd"], "distill.logit must be null with head.kind=contrastive"),
+])
+def test_metric_losses_need_pairs_and_have_no_centres(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        load(["recipe=demo", *arguments])
 
 
 def test_methods_add_up_and_the_command_line_has_the_last_word():

@@ -54,7 +54,7 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> None:
         axes.minorticks_off()
         axes.invert_xaxis()
         measure = "accuracy (%), ± std over folds" if by_accuracy else "AUC"
-        _dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
+        dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
     save(figure, path)
@@ -76,7 +76,7 @@ def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pa
     axes.set_xscale("log")
     axes.set_xlim(lowest, 1)
     axes.set_ylim(0, 101)
-    _dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
+    dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     save(figure, path)
 
@@ -97,7 +97,7 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str)
     marks = [k for k in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000, 100_000, 1_000_000) if k <= max(last, 2)]
     axes.set_xticks(marks, [f"{k:,}" for k in marks])
     axes.minorticks_off()
-    _dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
+    dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     save(figure, path)
 
@@ -139,7 +139,7 @@ def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None
                     axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, linewidth=1.6, markersize=4.5,
                               color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face")
             axes.set_ylim(bottom=0)
-            _dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
+            dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(models), fontsize=9)
     save(figure, path)
 
@@ -164,7 +164,8 @@ def _bars(line: Sequence[Row], value: np.ndarray, by_accuracy: bool) -> np.ndarr
     return np.abs(ends - value)
 
 
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
+    """Title, labels, a quiet grid: what all plots have."""
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(across)
     axes.set_ylabel(up)

@@ -132,6 +132,13 @@ class CMT(StagedBackbone):
             {"channels": channels, "size": side, "blocks": count} for channels, side, count in zip(widths, sides, blocks)
         ]
 
+    def drop_start(self, stages: int) -> None:
+        """See StagedBackbone; embeddings and position biases of those stages go, too."""
+        super().drop_start(stages)
+        for index in range(stages):
+            self.embeds[index] = nn.Identity()
+            self.positions[index] = nn.Parameter(torch.empty(0), requires_grad=False)
+
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, list[AttentionMaps]]:
         """One stage, from 0: its output and the attention modules' maps; every block takes the stage's position bias."""
         x, attention = self.embeds[index](x), []

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from askd.models.features import AttentionMaps, Features
+from askd.models.staged import StagedBackbone
 
 KINDS = ("abe", "heads")
 
@@ -57,15 +58,14 @@ def xavier_per_group(conv: nn.Conv2d) -> None:
 class Ensemble(nn.Module):
     """M learners that share their first stages: images (B, 3, 112, 112) -> M embeddings, each normalised, concatenated (B, E).
 
-    build() makes a backbone with embeddings of E/M: one that offers `through(x, first, last)`, `stem`, `stages`, `neck` and
-    `feature_info`, as IResNet does. S is its stem and first `branch` stages, G the rest and the neck.
+    build() makes a backbone with embeddings of E/M. S is its stem and first `branch` stages, G the rest and the neck.
     kind `abe`: B_m(x) = G(S(x) * A_m(S(x))), A_m a module of Masks, G one for all learners, which go through it as one batch of
     B M images; in training its batch norms see them all together, as the one set of running statistics that evaluation uses does.
     kind `heads`: B_m(x) = G_m(S(x)), each learner with weights of its own for G and no mask, one after another.
     ValueError for a branch that the backbone does not have, an unknown kind, or no learner or attention block.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], learners: int, branch: int = 3, depth: int = 1, kind: str = "abe"):
+    def __init__(self, build: Callable[[], StagedBackbone], learners: int, branch: int = 3, depth: int = 1, kind: str = "abe"):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"unknown ensemble {kind!r}; choose from {', '.join(KINDS)}")
@@ -118,8 +118,6 @@ class Ensemble(nn.Module):
     def _apart(self, block: AttentionMaps) -> AttentionMaps:
         return AttentionMaps(*(None if part is None else part.unflatten(0, (-1, self.learners)) for part in block))
 
-    def _without_start(self, network: nn.Module) -> nn.Module:
-        network.stem = nn.Identity()
-        for stage in range(self.branch):
-            network.stages[stage] = nn.ModuleList()
+    def _without_start(self, network: StagedBackbone) -> StagedBackbone:
+        network.drop_start(self.branch)
         return network

@@ -41,6 +41,12 @@ class StagedBackbone(nn.Module):
             stages.append(x)
         return x, attention, stages
 
+    def drop_start(self, stages: int) -> None:
+        """Remove the stem and the first `stages` stages with their parameters; `through(x, stages)` and `neck` are left."""
+        self.stem = nn.Identity()
+        for index in range(stages):
+            self.stages[index] = nn.ModuleList()
+
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, list[AttentionMaps]]:
         """One stage, from 0: its output (B, C, H, W) and the attention maps of its blocks."""
         attention = []

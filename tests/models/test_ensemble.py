@@ -203,3 +203,20 @@ def test_a_branch_beyond_the_backbone_is_refused():
     recipe = load(["recipe=demo", "network.init=random", "network.ensemble.branch=5"])
     with pytest.raises(RecipeError, match="network.ensemble.branch must be a stage after which to branch, 1 to 4, got 5"):
         build_backbone(recipe, "teacher", None)
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "cmt_ti"])
+@pytest.mark.parametrize("kind", ["abe", "heads"])
+def test_on_the_other_backbones(name, kind):
+    torch.manual_seed(0)
+    net = make_backbone(name, dict(learners=2, branch=3, kind=kind), embedding=16, attention="cbam").eval()
+    with torch.no_grad():
+        features, x = net.forward_all(images(1).float()), images(1).float()
+        shared, early, _ = net.trunk.through(x, 0, 3)
+        inputs = shared.unsqueeze(1) * net.masks(shared) if kind == "abe" else torch.stack([shared] * 2, 1)
+        for m, own in enumerate([net.trunk] * 2 if kind == "abe" else (net.trunk, *net.heads)):
+            torch.testing.assert_close(features.learners[:, m], own.neck(own.through(inputs[:, m], 3)[0]), rtol=0, atol=1e-5)
+    assert features.embedding.shape == (1, 16) and len(features.attention) == sum(info["blocks"] for info in net.feature_info)
+    trained = [parameter for head in net.heads for parameter in head.parameters() if parameter.requires_grad]
+    late = [value for key, value in net.trunk.named_parameters() if value.requires_grad and key.startswith(("neck", "stages.3", "embeds.3", "positions.3"))]
+    assert not net.heads or sum(p.numel() for p in trained) == sum(p.numel() for p in late)  # nothing that no learner uses
