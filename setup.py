@@ -33,6 +33,7 @@ setup(
         "tensorboard>=2.21.0",
         "rich>=15.0.0",
         "matplotlib>=3.11.2",
+        "scipy>=1.17.1",
     ],
     extras_require={
         "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41",

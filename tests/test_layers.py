@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "askd"
-VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study"}
+VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study", "correspondence"}
 # the verbs' own: argument parsing, the recipe, what it means
 COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch"}
 EVERYBODY = {"errors", "resources", "photo"}
