@@ -8,7 +8,9 @@ import pytest
 
 from askd.errors import CheckpointError, RecipeError
 from askd.recipe import load
-from askd.study import Job, parse, read, report
+from askd.resources import list_resources
+from askd.study import read, report, run_all
+from askd.study_plan import Job, parse
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -37,7 +39,48 @@ def test_methods_of_a_seed_differ_in_the_method_alone():
     assert distilled_by == [set(), {"attention"}, {"feature", "relation"}] and views[0] == views[1] == views[2]
 
 
+def test_a_method_that_changes_the_network_has_a_teacher_of_it():
+    study, _ = parse([
+        "recipe=lfw_x8", "methods=[base,askd,base+se,askd_channel+se,askd+kernel3,askd+kernel7]", "seeds=[4]", "out=here", "teacher.checkpoint=t/seed{seed}",
+    ])
+    plain, se, kernel3 = study.teachers()
+    assert [job.label for job in (plain, se, kernel3)] == ["teacher", "teacher, attention=se", "teacher, spatial_kernel=3"]  # 7 is the recipe's own
+    assert [study.teacher_of(job) for job in study.students()] == [plain, plain, se, se, kernel3, plain]
+    assert [study.role(method) for method in study.methods] == ["baseline", "student", "baseline", "student", "student", "student"]
+    for job, checkpoint, attention in ((plain, "t/seed4", "cbam"), (se, None, "se")):
+        recipe = load(study.arguments(job))
+        assert (recipe.teacher.checkpoint, recipe.network.attention.name) == (checkpoint, attention)
+    outs = [load(study.arguments(job)).out for job in (plain, se, kernel3)]
+    assert outs == ["here/runs", "here/runs/attention-se", "here/runs/spatial_kernel-3"]  # folders of their own, whatever recipe trains them
+    student = load(study.arguments(Job("askd_channel+se", (14,), 4), "found"))
+    assert (student.teacher.checkpoint, student.network.attention.name, student.out) == ("found", "se", "here/runs")
+
+
+def test_where_a_network_starts_is_not_its_architecture():
+    study, _ = parse(["recipe=lfw_x8", "study=start", "seeds=1"])
+    assert [job.label for job in study.teachers()] == ["teacher"] and study.methods[:2] == ("base+from_random", "askd+from_random")
+    starts = [load(study.arguments(job)).network.init for job in study.students()]
+    assert starts == ["random", "random", "teacher", "teacher"]
+    # A baseline from random weights of another architecture has no use for a teacher.
+    study, _ = parse(["recipe=lfw_x8", "methods=[base+se+from_random]", "seeds=1"])
+    assert [job.label for job in study.teachers()] == ["teacher"]
+
+
+@pytest.mark.parametrize("name", list_resources("studies"))
+@pytest.mark.parametrize("recipe", ["demo_full", "lfw_x8"])
+def test_ready_studies_are_plans(name, recipe):
+    text = list_resources("studies")[name].read_text()
+    study, _ = parse([f"recipe={recipe}", f"study={name}", "seeds=1"])
+    assert text.startswith("# ") and len(study.methods) >= 3 and any(method.split("+")[0] == "base" for method in study.methods)
+    for job in (*study.teachers(), *study.students()):
+        loaded = load(study.arguments(job))
+        if job.method != "teacher":
+            assert load(study.arguments(study.teacher_of(job))).network.attention == loaded.network.attention or study.role(job.method) == "baseline"
+    assert parse([f"recipe={recipe}", f"study={name}", "methods=[base]"])[0].methods == ("base",)  # the command line has the last word
+
+
 @pytest.mark.parametrize("arguments, said", [
+    (["recipe=lfw_x8", "study=partz"], "no study is called 'partz'; did you mean parts"),
     ([], "usage"), (["recipe=lfw_x8"], "usage"), (["recipe=lfw_x8", "methods=[base,base]"], "distinct methods"),
     (["recipe=lfw_x8", "methods=[teacher]"], "trained anyway"), (["recipe=lfw_x8", "methods=base", "sizes=[big]"], "distinct pixels"),
     (["recipe=lfw_x8", "methods=base", "sizes=[all]"], "distinct pixels"), (["recipe=lfw_x8", "methods=base", "seeds=many"], "seeds="),
