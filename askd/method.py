@@ -20,7 +20,7 @@ from askd.heads.metric import METRICS, MetricHead
 from askd.models.features import Backbone, Features
 from askd.models.onnx_network import OnnxNetwork
 from askd.models.projections import Projections
-from askd.schema import CentreSource, Hint, Projection, Recipe
+from askd.schema import Attention, CentreSource, Hint, Projection, Recipe
 from askd.teachers import Frozen
 from askd.terms import REMEDIES, TERMS, Term, divergence_term
 
@@ -110,6 +110,8 @@ def check_method(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetw
 
     Found by one forward pass of four blank images. Class centres, which depend on the people, are looked at by inherit_centres.
     """
+    if recipe.distill.attention is not None and recipe.network.attention is Attention.none:
+        raise RecipeError("network.attention must be se, bam or cbam when distill.attention is on, got none")
     projections, student_name = make_projections(recipe, student, teacher), recipe.network.backbone
     trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
     with torch.no_grad():

@@ -36,8 +36,10 @@ def load(argv: list[str]) -> Recipe:
     path, method = find_resource("recipes", name), overrides.pop("method", None)
     layers = _read(path)
     if method is not None:
-        layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
-        layers += [layer for part in method.split("+") for layer in _read(find_resource("methods", part))]
+        laid_over = [layer for part in method.split("+") for layer in _read(find_resource("methods", part))]
+        if any("distill" in layer for _, layer in laid_over):
+            layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
+        layers += laid_over
     layers.append(_dotlist(overrides))
     config = OmegaConf.structured(Recipe)
     for where, layer in layers:
@@ -298,8 +300,6 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     for name in ("attention", "feature", "relation", "logit", "embedding"):
         term = getattr(distill, name)
         need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
-    if distill.attention is not None:
-        need(recipe.network.attention is not Attention.none, "network.attention", "none", "se, bam or cbam when distill.attention is on")
     if distill.feature is not None:
         stages = distill.feature.stages
         distinct = bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages)

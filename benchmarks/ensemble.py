@@ -24,7 +24,8 @@ from askd.backbone import build_backbone
 from askd.models.ensemble import Ensemble
 from askd.models.features import Features
 from askd.recipe import load
-from askd.study import seconds_per_step
+from askd.step_time import seconds_per_step
+from askd.teach import choose_device
 
 METHODS = ("base", "abe1", "abe2", "abe4", "abe8", "heads4")
 LOOPED = "abe4 looped"
@@ -79,7 +80,7 @@ def main() -> None:
     for _ in range(int(rounds)):
         for method, recipe in recipes.items():
             build = build_looped if method == LOOPED else build_backbone
-            times[method].append(seconds_per_step(recipe, "base", int(classes), clock, build))
+            times[method].append(seconds_per_step(recipe, False, int(classes), torch.device(choose_device(recipe)), clock, build))
     least = {method: min(found) for method, found in times.items()}
     recipe = recipes["base"]
     where = torch.cuda.get_device_name() if on_gpu else f"one thread of {os.cpu_count()} CPUs, {platform.machine()}"

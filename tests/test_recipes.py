@@ -17,7 +17,7 @@ RECIPES = sorted(list_resources("recipes"))
 
 
 def test_the_promised_recipes_are_there():
-    promised = {"demo", "demo_full", "demo_full_x4", "lfw", "lfw_x4", "lfw_x8", "casia_x4_released", "tinyface_24"}
+    promised = {"demo", "demo_full", "demo_full_x2", "demo_full_x4", "lfw", "lfw_x2", "lfw_x4", "lfw_x8", "casia_x4_released", "tinyface_24"}
     promised |= {"ms1m", "casia"} | {f"{data}_x{scale}" for data in ("ms1m", "casia") for scale in (2, 4, 8)}
     assert promised <= set(RECIPES)
 
@@ -77,6 +77,7 @@ def test_baselines_where_they_are_cheap(name):
 
 
 METHODS = sorted(list_resources("methods"))
+OVER_THE_NETWORK = {"se", "cbam", "no_attention", "kernel3", "kernel7", "from_random", "from_teacher"}
 
 
 def terms(recipe) -> set[str]:
@@ -87,7 +88,7 @@ def test_the_promised_methods_are_there():
     assert {"base", "kd", "fitnet", "at", "rkd", "askd", "fskd", "cross", "embedding", "centres"} <= set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - OVER_THE_NETWORK))
 @pytest.mark.parametrize("base", ["lfw_x8", "demo_full_x4"])
 def test_a_method_takes_the_place_of_the_recipe_s_own(base, name):
     plain, recipe = load([f"recipe={base}"]), load([f"recipe={base}", f"method={name}"])
@@ -139,6 +140,24 @@ def test_single_networks_are_described_as_before_there_were_ensembles():
 def test_metric_losses_need_pairs_and_have_no_centres(arguments, message):
     with pytest.raises(RecipeError, match=message):
         load(["recipe=demo", *arguments])
+@pytest.mark.parametrize("name", sorted(OVER_THE_NETWORK))
+def test_what_lies_over_the_network_leaves_the_method(name):
+    plain, alone, beside = load(["recipe=lfw_x8"]), load(["recipe=lfw_x8", f"method={name}"]), load(["recipe=lfw_x8", f"method=kd+{name}"])
+    assert terms(alone) == terms(plain) == {"attention"} and terms(beside) == {"logit"} and alone.network == beside.network
+    changed = [key for key, value in vars(alone.network).items() if value != getattr(plain.network, key)]
+    assert changed == {"cbam": [], "kernel7": [], "from_teacher": [], "from_random": ["init"], "kernel3": ["spatial_kernel"]}.get(name, ["attention"])
+
+
+PROMISED = ["base", "kd", "fitnet", "at", "rkd", "askd", "askd+kd", "fskd", "fskd+cross", "embedding", "centres"]
+
+
+@pytest.mark.parametrize("data", ["ms1m", "casia", "lfw", "demo_full"])
+def test_every_promised_method_composes_at_every_size(data):
+    for recipe, sizes in ((f"{data}_x2", [56]), (f"{data}_x4", [28]), (f"{data}_x8" if data != "demo_full" else data, [14]),
+                          (f"{data}_multi", [112, 56, 28, 14])):
+        assert load([f"recipe={recipe}"]).data.sizes == sizes
+        for method in PROMISED:
+            load([f"recipe={recipe}", f"method={method}"])
 
 
 def test_methods_add_up_and_the_command_line_has_the_last_word():
