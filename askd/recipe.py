@@ -27,10 +27,15 @@ from askd.schema import (
 GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
 
 
-def load(argv: list[str]) -> Recipe:
-    """The recipe that `recipe=NAME key=value ...` describes; RecipeError names the key or name at fault and the closest valid one."""
+def load(argv: list[str], start: dict | None = None) -> Recipe:
+    """The recipe that `recipe=NAME key=value ...` describes; RecipeError names the key or name at fault and the closest valid one.
+
+    start: keys to begin with in place of a recipe, where none is named.
+    """
     overrides = dict(_split(argument) for argument in argv)
     name = overrides.pop("recipe", None)
+    if name is None and start is not None:
+        return _merged([("defaults", start), _dotlist(overrides)], Path("command line"))
     if name is None:
         raise RecipeError(f"say which recipe: recipe=NAME, one of {', '.join(list_resources('recipes'))}, or a path to a YAML file")
     path, method = find_resource("recipes", name), overrides.pop("method", None)
@@ -41,6 +46,10 @@ def load(argv: list[str]) -> Recipe:
             layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
         layers += laid_over
     layers.append(_dotlist(overrides))
+    return _merged(layers, path, method)
+
+
+def _merged(layers: list[tuple[str, dict]], path: Path, method: str | None = None) -> Recipe:
     config = OmegaConf.structured(Recipe)
     for where, layer in layers:
         _check_keys(Recipe, layer, where)

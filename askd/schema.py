@@ -278,6 +278,10 @@ class Eval:
     or the path of a .bin, a .csv of pairs, or a folder."""
     sizes: list[int] = field(default_factory=lambda: [112, 56, 28, 14])
     """Pixels: image sizes to score at; a set with images of other sizes than 112x112 is scored once, as it is, brought to 112x112."""
+    degradations: list[Degradation] = field(default_factory=list)
+    """How askd.benchmark makes faces small, each in turn; empty: as data.degradation says."""
+    cross: bool = False
+    """askd.benchmark also scores every size against every other: galleries (left images of pairs) at one, probes at another."""
     protocols: list[Protocol] = field(default_factory=lambda: [Protocol.insightface, Protocol.askd])
     """How pairs are scored: the field's two ways, or exact (thresholds among the scores themselves); the first is compared by."""
     during: list[str] = field(default_factory=list)

@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "centres": EVERYBODY | {"data", "models"},
     "teacher_cache": EVERYBODY | {"data", "models", "engine"},
     "terms": EVERYBODY | {"models", "heads", "losses"},
+    "embedders": EVERYBODY | {"data", "models", "teachers"},
+    "embedding": EVERYBODY | {"data", "engine", "embedders", "evaluation"},
     "distiller": EVERYBODY | {"teachers", "models", "heads", "losses"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -89,7 +91,7 @@ def test_verbs_can_be_run():
             assert 'if __name__ == "__main__":' in path.read_text(), path
 
 
-@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals", "retrieval", "learners"])
+@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals", "retrieval", "learners", "mcnemar", "store"])
 def test_scoring_is_numpy_only(name):
     assert outside(PACKAGE / "evaluation" / f"{name}.py") <= {"numpy", *sys.stdlib_module_names}
 

@@ -9,8 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from askd.evaluation.cross import Matrix, headline, value_of
 from askd.evaluation.map_similarity import MapDistance
-from askd.evaluation.report import Row, arranged, has_accuracy, models_of, scale_name, size_name, sizes_of, write_whole
+from askd.evaluation.report import (
+    Row, arranged, by_degradation, has_accuracy, models_of, scale_name, size_name, sizes_of, write_whole,
+)
 from askd.evaluation.roc import area
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito: for all eyes
@@ -49,14 +52,56 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> None:
             axes.errorbar([row.size * aside for row in line], value, _bars(line, value, by_accuracy), label=model,
                           color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], linewidth=1.8,
                           markersize=5.5, elinewidth=1.1, capsize=3)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [f"{size}\n{scale_name(size)}" for size in sizes])
-        axes.minorticks_off()
-        axes.invert_xaxis()
+        _over_sizes(axes, sizes)
         measure = "accuracy (%), ± std over folds" if by_accuracy else "AUC"
         dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+    save(figure, path)
+
+
+def plot_degradations(rows: Sequence[Row], path: str | os.PathLike) -> None:
+    """Accuracy (AUC where there is none) of one set and protocol against resolution: a panel per model, a line per degradation."""
+    models = models_of(rows)
+    figure = Figure(figsize=(1.2 + 4.6 * len(models), 4.2), layout="constrained")
+    measure = "accuracy" if has_accuracy(rows) else "auc"
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False, sharey=True)[0], models):
+        for place, (degradation, alike) in enumerate(by_degradation([row for row in rows if row.model == model]).items()):
+            line = sorted((row for row in alike if getattr(row, measure) is not None), key=lambda row: row.size)
+            axes.plot([row.size for row in line], [100 * getattr(row, measure) for row in line], label=degradation,
+                      color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], linewidth=1.8, markersize=5.5)
+        _over_sizes(axes, sizes_of(rows))
+        dress(axes, model, "face size (pixels)", f"{measure} (%)")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+    save(figure, path)
+
+
+def plot_cross(found: dict[str, Matrix], path: str | os.PathLike, title: str) -> None:
+    """Cross-resolution matrices {model: matrix} as maps side by side: gallery size down, probe size across, per cent in the cells."""
+    figure = Figure(figsize=(1 + 4.4 * len(found), 4.4), layout="constrained")
+    every = [row for matrix in found.values() for row in matrix.values()]
+    measure = headline(every)
+    values = [value for row in every if (value := value_of(row, measure)) is not None]
+    for axes, (model, matrix) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items()):
+        sizes = sorted({size for pair in matrix for size in pair}, reverse=True)
+        cells = np.array([[value_of(matrix.get((down, across)), measure) for across in sizes] for down in sizes], float)
+        layer = axes.imshow(100 * cells, cmap=HEAT, vmin=100 * min(values), vmax=100 * max(values))
+        middle = 50 * (min(values) + max(values))
+        for down, across in np.argwhere(np.isfinite(cells)):
+            cell = 100 * cells[down, across]
+            axes.text(across, down, f"{cell:.1f}", ha="center", va="center", fontsize=8, color="black" if cell > middle else "white")
+        axes.set_xticks(range(len(sizes)), sizes)
+        axes.set_yticks(range(len(sizes)), sizes)
+        axes.set_title(model, fontsize=11)
+        axes.set_xlabel("probe size (pixels)")
+        axes.set_ylabel("gallery size (pixels)")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    bar = figure.colorbar(layer, ax=figure.axes, shrink=0.8, pad=0.015)
+    bar.set_label(f"{measure} (%)")
+    bar.outline.set_visible(False)
+    figure.suptitle(title, fontsize=11)
     save(figure, path)
 
 
@@ -164,8 +209,15 @@ def _bars(line: Sequence[Row], value: np.ndarray, by_accuracy: bool) -> np.ndarr
     return np.abs(ends - value)
 
 
+def _over_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """Sizes on a logarithmic axis, largest first."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size}\n{scale_name(size)}" for size in sizes])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+
+
 def dress(axes: Axes, title: str, across: str, up: str) -> None:
-    """Title, labels, a quiet grid: what all plots have."""
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -174,6 +226,5 @@ def dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, path: str | os.PathLike) -> None:
-    """As PNG on white, whole or not at all."""
+def _save(figure: Figure, path: str | os.PathLike) -> None:
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))
