@@ -226,5 +226,5 @@ def dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))
