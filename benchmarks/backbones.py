@@ -1,6 +1,6 @@
 """What each backbone weighs and takes: parameters, multiply-accumulates, latency of one face and throughput of embeddings, on one core.
 
-    python benchmarks/backbones.py [backbones=NAME,NAME,...] [batch=16] [rounds=3] [out=benchmarks/results/backbones.jsonl]
+    python benchmarks/backbones.py [backbones=NAME,NAME,...] [batch=4] [rounds=3] [out=benchmarks/results/backbones.jsonl]
 
 NAME is a backbone of ours, +cbam or another attention behind it, or timm/NAME; left out, all of the table. Each finished one is a line
 of `out`, and the same command goes on with those that are missing; then the table of all lines is printed. Speed is PyTorch's eager
@@ -11,20 +11,17 @@ different hours can be compared. Weights are random: speed does not depend on th
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from askd.models import make_backbone  # noqa: E402
-from askd.teachers import Frozen  # noqa: E402
+from askd.models import make_backbone
+from askd.teachers import Frozen
 
 ALL = (
     "iresnet10", "iresnet10+cbam", "iresnet18", "iresnet18+se", "iresnet18+bam", "iresnet18+cbam", "iresnet50", "iresnet50+cbam",
@@ -41,11 +38,11 @@ def build(name: str) -> nn.Module:
     return make_backbone(backbone, attention=attention or "none")
 
 
-def macs(network: nn.Module, batch: int = 1) -> int:
-    """Multiply-accumulates of one image: convolutions and matrix products, attention's two included, as torch counts them (two FLOPs each)."""
+def macs(network: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-accumulates of one call: convolutions and matrix products, attention's two included, as torch counts them (two FLOPs each)."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(face(batch))
-    return counter.get_total_flops() // 2 // batch
+        network.eval()(*inputs)
+    return counter.get_total_flops() // 2
 
 
 def face(batch: int) -> Tensor:
@@ -54,7 +51,7 @@ def face(batch: int) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def seconds(network, images: Tensor, least: float = 0.5) -> float:
+def seconds(network, images: Tensor, least: float = 0.2) -> float:
     """Processor time of one call, over calls that take `least` seconds together."""
     calls, began = 0, time.process_time()
     while calls < 2 or time.process_time() - began < least:
@@ -66,7 +63,7 @@ def seconds(network, images: Tensor, least: float = 0.5) -> float:
 def measure(name: str, batch: int, rounds: int) -> dict:
     """One line of the results: see the head of this file."""
     network = build(name)
-    line = {"backbone": name, "parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network), "batch": batch,
+    line = {"backbone": name, "parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, face(1)), "batch": batch,
             "rounds": rounds}
     networks = {"own": Frozen(network, torch.device("cpu")), "yardstick": Frozen(build(YARDSTICK), torch.device("cpu"))}
     one, many = face(1), face(batch)
@@ -94,7 +91,7 @@ def table(lines: list[dict]) -> str:
 
 
 def main() -> None:
-    options = {"backbones": ",".join(ALL), "batch": "16", "rounds": "3", "out": str(Path(__file__).parent / "results" / "backbones.jsonl")}
+    options = {"backbones": ",".join(ALL), "batch": "4", "rounds": "3", "out": str(Path(__file__).parent / "results" / "backbones.jsonl")}
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
     if len(given) != len(sys.argv) - 1 or set(given) - set(options):
         sys.exit(f"usage: python benchmarks/backbones.py [{'=... '.join(options)}=...], got {' '.join(sys.argv[1:])}")
