@@ -75,9 +75,11 @@ def draw_attention(networks: Mapping[str, object], lot: Lot, degradation: str, l
     seen = [decode_native(lot.images.encoded(index), lot.images.name(index), degradation) for index in chosen]
     faces = torch.from_numpy(np.stack(seen).round().astype(np.uint8)).permute(0, 3, 1, 2)
     size = 112 if NATIVE in lot.sizes else lowest
-    looks = {role: look(network.look, faces, 112 if role == "teacher" else size, degradation, device) for role, network in networks.items()}
-    if any(heat is None for _, heat in looks.values()):
-        return
+    looks = {}
+    for role, network in networks.items():
+        looks[role] = look(network.look, faces, 112 if role == "teacher" else size, degradation, device)
+        if looks[role][1] is None:
+            return
     hr = faces.permute(0, 2, 3, 1).numpy()
     lr = next((seen for role, (seen, _) in looks.items() if role != "teacher"), hr)
     figures.plot_attention([
