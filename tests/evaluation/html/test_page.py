@@ -82,9 +82,9 @@ def test_a_chart_puts_points_where_they_belong():
     up = Axis("value", 0, 2, [(0, "0"), (2, "2")])
     drawn = Read(chart("<t>", [Line("a", 0, [(100, 0), (10, 1), (1, 2)]), Line("b<", 8, [(10, 2)], [(1, 2)], words=["w<"])], across, up))
     circles = [(given["cx"], given["cy"]) for name, given in drawn.tags if name == "circle" and "cy" in given][:3]
-    assert circles == [("50", "246"), ("239", "128"), ("428", "10")]
+    assert circles == [("60", "246"), ("244", "128"), ("428", "10")]
     bar, = (given["d"] for name, given in drawn.tags if given.get("class") == "bar")
-    assert bar == "M237.5 128H243.5M240.5 128V10M237.5 10H243.5"  # 1.5 units aside: the second line of two
+    assert bar == "M242.5 128H248.5M245.5 128V10M242.5 10H248.5"  # 1.5 units aside: the second line of two
     assert [given["class"] for name, given in drawn.tags if name == "g" and "class" in given] == ["c0", "c1"]  # eight colours on, the second again
     assert not drawn.open and "".join(drawn.text).count("b<") == 1 and "w<" in drawn.text
 
