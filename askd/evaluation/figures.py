@@ -165,7 +165,7 @@ def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> No
             extent = (-0.5, face.shape[1] - 0.5, face.shape[0] - 0.5, -0.5)
             layer = axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.6, interpolation="bilinear", extent=extent)
     bar = figure.colorbar(layer, ax=grid, shrink=min(1.0, 2.4 / len(faces)), aspect=18, pad=0.015, ticks=[0, 0.5, 1])
-    bar.set_label("attention")
+    bar.set_label("where it looks, from least to most")
     bar.outline.set_visible(False)
     save(figure, path)
 
