@@ -107,6 +107,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     trunk = parallel(Trunk(backbone, projections), device)
     unit_head = head and parallel(head, device)
     unit_trunk = torch.compile(trunk) if compiles else trunk
+    if compiles:  # but for logit's, whose heads count steps in Python
+        terms = {name: (weight, term if name == "logit" else torch.compile(term)) for name, (weight, term) in terms.items()}
     distiller = Distiller(
         unit_trunk, unit_head, (cache or teacher) if terms else None, terms, recipe.head.weight, make_own_terms(recipe),
     )
