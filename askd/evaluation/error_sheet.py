@@ -90,5 +90,5 @@ def plot_errors(errors: ShownErrors, path: str | os.PathLike) -> None:
             for place, (face, heat) in enumerate(zip(error.faces, error.heat)):
                 axes[place].imshow(face)
                 axes[place + 2].imshow(overlay(face, heat))
-    figure.suptitle(f"{errors.model} on {errors.set} at {size_name(errors.size)}; heat: {errors.heat or 'none'}", fontsize=9)
+    figure.suptitle(f"{errors.model} on {errors.set} at {size_name(errors.size)}; heat: {errors.heat or 'none'}", fontsize=9, parse_math=False)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))
