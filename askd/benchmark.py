@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         recipe, runs = runs_in(Path(paths[0]), options)
         out = Path(paths[0]) / "benchmark" / f"seed{_given(options, 'seed', '0')}"
     with dist.init_from_env(choose_device(recipe)) as device:
-        models = models_named(own["models"], device, recipe.compile) if "models" in own else runs
+        models = models_named(own["models"], device, bool(recipe.compile)) if "models" in own else runs
         benchmark(recipe, models, out, device, Path(own.get("cache", out / "cache")), shared=True, errors=own.get("errors"))
 
 
@@ -121,8 +121,8 @@ def benchmark(
     the smallest size it was made for.
     """
     sets = open_sets(recipe)
-    embedders = {name: model if isinstance(model, Embedder) else open_embedder(model, device, recipe.compile, name) for name, model in models.items()}
-    setting = Setting(device, choose_precision(recipe.precision.name, device), recipe.eval.batch, recipe.data.quantise, recipe.compile, shared)
+    embedders = {name: model if isinstance(model, Embedder) else open_embedder(model, device, bool(recipe.compile), name) for name, model in models.items()}
+    setting = Setting(device, choose_precision(recipe.precision.name, device), recipe.eval.batch, recipe.data.quantise, bool(recipe.compile), shared)
     degradations = [degradation.name for degradation in recipe.eval.degradations] or [recipe.data.degradation.name]
     with counting("looking at", sum(len(images_of(one)) for one in sets)) as advance:
         lots = gather(sets, list(dict.fromkeys(recipe.eval.sizes)), advance)

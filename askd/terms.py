@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from askd.heads.classifier import MarginHead
+from askd.heads.learners import LearnerHeads
 from askd.losses.attention import attention_similarity
+from askd.losses.divergence import divergence
 from askd.losses.embedding import embedding_similarity
 from askd.losses.feature import feature_similarity
 from askd.losses.logit import softened_divergence
@@ -56,7 +58,7 @@ def relation_term(distance: float, angle: float, cross: float) -> Term:
     return term
 
 
-def logit_term(temperature: float, logits: str, source: str, heads: tuple[MarginHead, MarginHead]) -> Term:
+def logit_term(temperature: float, logits: str, source: str, heads: tuple[MarginHead | LearnerHeads, MarginHead]) -> Term:
     """KD between the student's head and one that holds the teacher's class centres, under the student's scale and margin.
 
     logits: `margin` softens what the cross-entropy sees, margin included, as F-SKD does; `cosine` the scaled cosines without it.
@@ -64,11 +66,11 @@ def logit_term(temperature: float, logits: str, source: str, heads: tuple[Margin
     """
     student_head, teacher_head = heads
 
-    def of(head: MarginHead, embedding: Tensor, label: Tensor) -> Tensor:
+    def of(head: MarginHead | LearnerHeads, embedding: Tensor, label: Tensor) -> Tensor:
         return head.logits(embedding, label) if logits == "margin" else head.logit_scale * head.cosine(embedding)
 
     def term(student: Features, teacher: Features, label: Tensor) -> Tensor:
-        return softened_divergence(of(student_head, student.embedding, label), of(teacher_head, teacher.embedding, label), temperature)
+        return softened_divergence(of(student_head, student.identity, label), of(teacher_head, teacher.embedding, label), temperature)
 
     return term
 
@@ -79,6 +81,17 @@ def embedding_term(distance: str, projection: str) -> Term:
     def term(student: Features, teacher: Features, label: Tensor) -> Tensor:
         ours = student.embedding if projection == "none" else student.projected
         return embedding_similarity(ours, teacher.embedding, distance)
+
+    return term
+
+
+def divergence_term(margin: float, reduction: str) -> Callable[[Features], Tensor]:
+    """ABE's divergence of one image's embeddings by an ensemble's learners; of the student alone, see losses.divergence."""
+
+    def term(student: Features) -> Tensor:
+        if student.learners is None:
+            raise ValueError("divergence needs the learners of an ensemble; this network has one embedding")
+        return divergence(student.learners, margin, reduction)
 
     return term
 

@@ -112,6 +112,11 @@ BAD_ARGUMENTS = [
     ([], ["say which recipe", "demo"]),
     ([MINI, "device=cuda"], ["no CUDA device", "device=cpu"]),
     ([MINI, "network.backbone=resnet50"], ["network.backbone", "'resnet50'", "iresnet50"]),
+    ([MINI, "network.backbone=mobilfacenet"], ["network.backbone", "did you mean mobilefacenet?"]),
+    ([MINI, "network.backbone=timm/resnt18", "network.attention=none", "method=embedding"], ["did you mean timm/resnet18?"]),
+    ([MINI, "network.backbone=timm/resnet18"], ["network.backbone=timm/resnet18", "takes no attention modules, got attention=cbam"]),
+    ([MINI, "network.backbone=timm/sam2_hiera_tiny", "network.attention=none", "method=embedding"], ["cannot take 112x112 images"]),
+    ([MINI, "network.attention=se", "network.cbam_order=parallel"], ["network.cbam_order", "network.attention=se", "parallel"]),
     ([MINI, "network.embedding=0"], ["network.embedding", "0"]),
     ([MINI, "network.attention=none"], ["network.attention", "none"]),
     ([MINI, "distill.attention=null"], ["distils nothing", "askd.teach"]),
@@ -207,8 +212,8 @@ def test_image_that_cannot_be_read_is_one_line(workers, world, tmp_path):  # noq
         "teach", f"recipe={world.recipe}", *damaged_data(world, tmp_path, broken=9), "eval.during=[]", f"data.workers={workers}",
         "train.batch=24", cwd=tmp_path,
     )
-    announced, error = done.err.splitlines()
-    assert done.status == 2 and announced.startswith("teacher: iresnet10") and error.startswith("askd.teach: ")
+    announced, chosen, error = done.err.splitlines()
+    assert done.status == 2 and announced.startswith("teacher: iresnet10") and chosen.startswith("teacher: ") and error.startswith("askd.teach: ")
     assert "train.rec: record 10" in error  # keys count from 1
 
 

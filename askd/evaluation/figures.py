@@ -54,10 +54,10 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> None:
                           markersize=5.5, elinewidth=1.1, capsize=3)
         _over_sizes(axes, sizes)
         measure = "accuracy (%), ± std over folds" if by_accuracy else "AUC"
-        _dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
+        dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_degradations(rows: Sequence[Row], path: str | os.PathLike) -> None:
@@ -71,10 +71,10 @@ def plot_degradations(rows: Sequence[Row], path: str | os.PathLike) -> None:
             axes.plot([row.size for row in line], [100 * getattr(row, measure) for row in line], label=degradation,
                       color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], linewidth=1.8, markersize=5.5)
         _over_sizes(axes, sizes_of(rows))
-        _dress(axes, model, "face size (pixels)", f"{measure} (%)")
+        dress(axes, model, "face size (pixels)", f"{measure} (%)")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cross(found: dict[str, Matrix], path: str | os.PathLike, title: str) -> None:
@@ -102,7 +102,7 @@ def plot_cross(found: dict[str, Matrix], path: str | os.PathLike, title: str) ->
     bar.set_label(f"{measure} (%)")
     bar.outline.set_visible(False)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike, title: str) -> None:
@@ -121,9 +121,9 @@ def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pa
     axes.set_xscale("log")
     axes.set_xlim(lowest, 1)
     axes.set_ylim(0, 101)
-    _dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
+    dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str) -> None:
@@ -142,9 +142,9 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str)
     marks = [k for k in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000, 100_000, 1_000_000) if k <= max(last, 2)]
     axes.set_xticks(marks, [f"{k:,}" for k in marks])
     axes.minorticks_off()
-    _dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
+    dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> None:
@@ -167,7 +167,7 @@ def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> No
     bar = figure.colorbar(layer, ax=grid, shrink=min(1.0, 2.4 / len(faces)), aspect=18, pad=0.015, ticks=[0, 0.5, 1])
     bar.set_label("where it looks, from least to most")
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None:
@@ -184,9 +184,9 @@ def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None
                     axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, linewidth=1.6, markersize=4.5,
                               color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face".replace("$", r"\$"))
             axes.set_ylim(bottom=0)
-            _dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
+            dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(models), fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _attention_columns(faces: Sequence[AttentionRow]) -> list[list[tuple[str, np.ndarray, np.ndarray | None]]]:
@@ -217,7 +217,7 @@ def _over_sizes(axes: Axes, sizes: Sequence[int]) -> None:
     axes.invert_xaxis()
 
 
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -226,5 +226,5 @@ def _dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))

@@ -47,7 +47,7 @@ def attention_similarity(
 
 def _distance(a: Tensor, b: Tensor, space: str, distance: str) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
-        a, b = a.float().flatten(1), b.float().flatten(1)
+        a, b = (maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1) for maps in (a, b))
         if space == "maps":
             a, b = a.sigmoid(), b.sigmoid()
         if distance == "l2":
