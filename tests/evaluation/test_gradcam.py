@@ -41,7 +41,8 @@ def test_the_weight_is_the_mean_slope_over_positions():
 
 @pytest.mark.parametrize("network", [
     make_backbone("iresnet10", attention="none", embedding=16), timm.create_model("resnet10t", num_classes=16),
-], ids=["ours", "timm"])
+    make_backbone("timm/resnet10t", embedding=16),
+], ids=["ours", "timm", "timm as ours"])
 @pytest.mark.parametrize("paired", [True, False])
 def test_equals_a_transcription(network, paired):
     torch.manual_seed(0)
