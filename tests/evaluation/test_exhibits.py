@@ -62,7 +62,7 @@ def test_errors_show_what_was_scored(attention, said, tmp_path):
     with torch.inference_mode():
         plain, mirrored = (net.look(to_unit(images)).embedding.numpy() for images in (seen, seen.flip(3)))
     found = score(one, plain, mirrored, ["insightface"])["insightface"]
-    errors = errors_of("student", net, Views(lot, "bicubic", CPU), one, lot.sets[0][1], 14, found)
+    errors = errors_of("student $_$", net, Views(lot, "bicubic", CPU), one, lot.sets[0][1], 14, found)
     assert errors.all_accepts + errors.all_rejects > 0 and (errors.heat, errors.set, errors.size) == (said, "noise", 14)
     for error in (*errors.accepts, *errors.rejects):
         images = [2 * int(name[6]) + int(name[8]) for name in error.names]  # personN/M.png
@@ -102,15 +102,15 @@ def test_distances_are_to_the_teacher_at_full_size(tmp_path):
     one, _ = pairs()
     lot, = gather([one], [112, 14])
     views = Views(lot, "bicubic", CPU)
-    networks = {"student": network("cbam", 1), "copy": network("cbam", 0), "blind": network("none"), "teacher": network("cbam", 0)}
+    networks = {"$student_$": network("cbam", 1), "copy": network("cbam", 0), "blind": network("none"), "teacher": network("cbam", 0)}
     rows = map_distances(networks, views, [112, 14], "maps")
     assert [key for key in dict.fromkeys((row.model, row.size) for row in rows)] == [
-        ("student", 112), ("student", 14), ("copy", 112), ("copy", 14), ("teacher", 14),
+        ("$student_$", 112), ("$student_$", 14), ("copy", 112), ("copy", 14), ("teacher", 14),
     ]
     assert {row.teacher for row in rows} == {"teacher"} and {row.faces for row in rows} == {PEOPLE} and len(rows) == 5 * 8
     at = {(row.model, row.size, row.part, row.block): row for row in rows}
     for part, block in {(row.part, row.block) for row in rows}:
-        assert abs(at["copy", 112, part, block].same) < 1e-6 < at["student", 112, part, block].same
+        assert abs(at["copy", 112, part, block].same) < 1e-6 < at["$student_$", 112, part, block].same
         assert at["copy", 14, part, block].same == pytest.approx(at["teacher", 14, part, block].same, abs=1e-6)
     assert map_distances({"blind": networks["blind"]}, views, [112], "maps") == []
     figures.plot_distances(rows, tmp_path / "distances.png")

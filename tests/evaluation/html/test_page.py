@@ -58,6 +58,7 @@ def test_only_markup_is_markup():
 def test_a_page_parses_and_fetches_nothing():
     read = Read(page("<title>", tag("p", "x")))
     assert not read.open and "".join(read.text).count("<title>") == 1
+    assert "a?b" in page("x", "a\udcffb")  # a file's name that is no UTF-8
     policy, = (given["content"] for name, given in read.tags if given.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
 
