@@ -1,11 +1,12 @@
 """The method: student trunk and margin head learn identities at low resolution while a frozen teacher shows, at high resolution, where to look."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
 
+from askd.collectives import Ranks
 from askd.models.features import Features
 
 
@@ -27,29 +28,38 @@ class Distiller:
     trunk: (B, 3, 112, 112) -> Features, trained. head: (embedding, label) -> scalar, trained, w its `head_weight`; None learns from
     the teacher alone. teacher: as trunk, frozen; never part of anyone's state_dict. terms: name -> (weight, loss of (student Features,
     teacher Features, label)), unweighted means as losses are. Without terms this trains a teacher or a baseline, and `hr` is not looked at.
+
+    ranks: how the batch, of which this process has a part, lies on all of them. of_whole_batch: the parts of the loss, `identity` or
+    terms, that are of the whole batch already; the others are means over this rank's rows, and weighed by how many those are.
     """
 
     def __init__(
         self, trunk: Callable, head: nn.Module | None, teacher: Callable | None = None,
         terms: dict[str, tuple[float, Callable[[Features, Features, Tensor], Tensor]]] | None = None, head_weight: float = 1.0,
+        ranks: Ranks = Ranks(), of_whole_batch: Collection[str] = (),
     ):
         if bool(terms) != (teacher is not None):
             raise ValueError("distillation terms need a teacher, and a teacher needs terms")
         if head is None and not terms:
             raise ValueError("without a head and without terms there is nothing to learn")
         self.trunk, self.head, self.teacher, self.terms, self.head_weight = trunk, head, teacher, terms or {}, head_weight
+        self.ranks, self.of_whole_batch = ranks, of_whole_batch
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,)."""
         student = self.trunk(lr)
-        parts, loss = {}, 0.0
+        parts, loss, share = {}, 0.0, self.ranks.share(len(label))
+
+        def of_all_ranks(name: str, value: Tensor) -> Tensor:
+            return value if name in self.of_whole_batch or share == 1 else share * value
+
         if self.head is not None:
-            parts["identity"] = self.head(student.embedding, label)
+            parts["identity"] = of_all_ranks("identity", self.head(student.embedding, label))
             loss = self.head_weight * parts["identity"]
         if self.terms:
             with torch.no_grad():
                 teacher = self.teacher(hr)
             for name, (weight, term) in self.terms.items():
-                parts[name] = term(student, teacher, label)
+                parts[name] = of_all_ranks(name, term(student, teacher, label))
                 loss = loss + weight * parts[name]
         return {"loss": loss, **parts}

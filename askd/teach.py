@@ -15,16 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from askd import cli
 from askd.backbone import build_backbone
+from askd.collectives import Ranks
 from askd.data.loader import prepare
 from askd.distiller import Distiller, Trunk
 from askd.engine import dist
-from askd.engine.checkpoint import load_module, read_state, save_tensors, save_weights
+from askd.engine.checkpoint import read_state, save_tensors, save_weights
 from askd.engine.loop import train
 from askd.engine.optimizer import make_optimizer
 from askd.engine.precision import choose_precision
+from askd.engine.rows import update_seen_rows
 from askd.engine.schedule import make_schedule
+from askd.engine.shards import load_whole, whole_state
 from askd.errors import RecipeError
-from askd.method import check_method, inherit_centres, make_head, make_terms, teaches
+from askd.method import check_method, inherit_centres, is_sharded, make_head, make_terms, of_whole_batch, teaches
+from askd.models.sync_bn import synchronise_batch_norms
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import epochs, load, training_view
 from askd.run_folder import begin_folder, class_digest, describe, is_finished, run_folder
@@ -72,7 +76,9 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     teacher_network, teacher_meta = load_network(teacher_path) if teacher_path else (None, {})
     torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
     backbone = build_backbone(recipe, role, teacher_network)
-    head = make_head(recipe, recipe.network.embedding, len(faces.class_names)) if recipe.head.weight else None
+    batches = make_batches(recipe, faces, sizes)
+    ranks = Ranks(batches.even)
+    head = make_head(recipe, recipe.network.embedding, len(faces.class_names), ranks=ranks) if recipe.head.weight else None
     distils = role == "student" and teaches(recipe)
     if head is None and not distils:
         raise RecipeError(f"head.weight=0, but a {role} has nothing else to learn from; leave head.weight above 0")
@@ -87,7 +93,6 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         return folder
 
     watched = {name: watched_set(name, card, recipe, held_out) for name in recipe.eval.during}
-    batches = make_batches(recipe, faces, sizes)
 
     modules = {"trunk": backbone} | ({"head": head} if head else {}) | ({"projections": projections} if projections else {})
     for module in modules.values():
@@ -96,15 +101,18 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     if recipe.head.warmup_epochs and head is not None:
         head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1))
     teacher = Frozen(teacher_network, device, recipe.compile) if distils else None
-    heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device) if distils else None
-    terms = make_terms(recipe, heads) if distils else {}
-    trunk = parallel(Trunk(backbone, projections), device)
+    heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device, ranks) if distils else None
+    terms = make_terms(recipe, heads, ranks) if distils else {}
+    trunk = Trunk(backbone, projections)
+    trunk = parallel(synchronise_batch_norms(trunk, device) if recipe.train.sync_bn else trunk, device)
     unit_trunk = torch.compile(trunk) if recipe.compile else trunk
-    distiller = Distiller(unit_trunk, head and parallel(head, device), teacher if terms else None, terms, recipe.head.weight)
+    unit_head = head if head is None or is_sharded(recipe) else parallel(head, device)
+    distiller = Distiller(unit_trunk, unit_head, teacher if terms else None, terms, recipe.head.weight, ranks, of_whole_batch(recipe))
     learns = recipe.train
     optimizer = make_optimizer(
         modules.values(), learns.optimizer.name, learns.lr, learns.weight_decay, learns.momentum, learns.nesterov, learns.decay_all,
     )
+    update_seen_rows(optimizer)
     passes = epochs(recipe, role)
     steps = max(round(passes * per_epoch), 1)
     schedule = make_schedule(
@@ -137,10 +145,11 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     if summary.best_path is not None:
         best = read_state(summary.best_path)["modules"]
         for name, module in modules.items():
-            load_module(module, best[name], summary.best_path)
+            load_whole(module, best[name], summary.best_path)
+    learnt = whole_state(head) if head is not None else None
     if dist.is_main():
-        if head is not None:
-            save_tensors(folder / "head.safetensors", head.state_dict())
+        if learnt is not None:
+            save_tensors(folder / "head.safetensors", learnt)
         meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
         save_weights(folder, backbone.state_dict(), meta)
     dist.barrier()

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from askd.engine import dist
 from askd.engine.best import Best
-from askd.engine.checkpoint import Checkpoints, load_module, remove_stale_files
+from askd.engine.checkpoint import Checkpoints, remove_stale_files
 from askd.engine.log import RunLog, Throughput
 from askd.engine.precision import Precision
 from askd.engine.randomness import kept_random_state, random_state, restore_random_state
+from askd.engine.shards import load_whole, load_whole_optimizer_state, sharded_parameters, whole_optimizer_state, whole_state
 from askd.engine.step import Stepper
 from askd.engine.stop import Interrupted, StopSignal
 from askd.engine.trace import LossTrace
@@ -106,7 +107,7 @@ def train(
     dist.barrier()
 
     trace = LossTrace(checkpoints)
-    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace)
+    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace, sharded_parameters(modules.values()))
     progress = _restore(checkpoints, modules, stepper)
     best = Best(select, checkpoints.best)
     dist.barrier()
@@ -214,11 +215,13 @@ def _log_evaluation(log: RunLog, step: int, results: dict[str, float | np.ndarra
 
 def _save(checkpoints: Checkpoints, progress: Progress, modules: dict[str, nn.Module], stepper: Stepper) -> None:
     random_states = dist.all_gather(random_state())
+    whole = {name: whole_state(module) for name, module in modules.items()}
+    optimizer = whole_optimizer_state(stepper.optimizer, stepper.shards)
     if dist.is_main():
         state = {
             "progress": asdict(progress),
-            "modules": {name: module.state_dict() for name, module in modules.items()},
-            "optimizer": stepper.optimizer.state_dict(),
+            "modules": whole,
+            "optimizer": optimizer,
             "scaler": stepper.scaler.state_dict(),
             "random": random_states,
         }
@@ -235,8 +238,8 @@ def _restore(checkpoints: Checkpoints, modules: dict[str, nn.Module], stepper: S
         if set(state["modules"]) != set(modules):
             raise ValueError(f"it holds the modules {sorted(state['modules'])}, this run has {sorted(modules)}")
         for name, module in modules.items():
-            load_module(module, state["modules"][name], f"{path} ({name})")
-        stepper.optimizer.load_state_dict(state["optimizer"])
+            load_whole(module, state["modules"][name], f"{path} ({name})")
+        load_whole_optimizer_state(stepper.optimizer, stepper.shards, state["optimizer"])
         stepper.scaler.load_state_dict(state["scaler"])
         if len(state["random"]) == dist.world_size():
             restore_random_state(state["random"][dist.rank()])

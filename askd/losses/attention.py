@@ -47,7 +47,8 @@ def attention_similarity(
 
 def _distance(a: Tensor, b: Tensor, space: str, distance: str) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
-        a, b = a.float().flatten(1), b.float().flatten(1)
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        a, b = a.to(dtype).flatten(1), b.to(dtype).flatten(1)
         if space == "maps":
             a, b = a.sigmoid(), b.sigmoid()
         if distance == "l2":
