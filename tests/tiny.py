@@ -112,7 +112,7 @@ def _world(folder: Path) -> World:
 
 def start(verb: str, *arguments: object, cwd: Path) -> multiprocessing.process.BaseProcess:
     """`python -m askd.<verb> <arguments>` in `cwd`, under way; what it says goes to <cwd>/out.txt and err.txt."""
-    process = _server().Process(target=_verb, args=(verb, [str(argument) for argument in arguments], cwd))
+    process = server().Process(target=_verb, args=(verb, [str(argument) for argument in arguments], cwd))
     process.start()
     return process
 
@@ -128,7 +128,8 @@ def run(verb: str, *arguments: object, cwd: Path) -> Finished:
 
 
 @cache
-def _server():
+def server():
+    """The context of those processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["askd.distill", "albumentations"])
     with pytest.MonkeyPatch.context() as patch:
