@@ -44,7 +44,11 @@ class Ranks:
 
     def gather(self, rows: Tensor) -> Tensor:
         """The whole batch, (B of this rank, ...) -> (B of all, ...), on every rank."""
-        return rows if world_size() == 1 else _Gather.apply(rows, self.counts(len(rows)))
+        return rows if world_size() == 1 else self._gather(rows)
+
+    @torch.compiler.disable  # collectives are no part of a graph
+    def _gather(self, rows: Tensor) -> Tensor:
+        return _Gather.apply(rows, self.counts(len(rows)))
 
 
 class _Gather(torch.autograd.Function):
@@ -90,7 +94,12 @@ class _Sum(torch.autograd.Function):
 
 def reduce_sum(values: Tensor) -> Tensor:
     """The sum over the ranks, elementwise, on every rank."""
-    return values if world_size() == 1 else _Sum.apply(values)
+    return values if world_size() == 1 else _sum(values)
+
+
+@torch.compiler.disable
+def _sum(values: Tensor) -> Tensor:
+    return _Sum.apply(values)
 
 
 def reduce_max(values: Tensor) -> Tensor:

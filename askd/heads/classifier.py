@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from askd.collectives import Ranks
+from askd.heads.cosine import cosines
 from askd.heads.margin import adaface, arcface, combined, cosface
 
 MARGINS = ("arcface", "cosface", "adaface", "combined")
@@ -50,7 +51,7 @@ class MarginHead(nn.Module):
     def cosine_to(self, centres: Tensor, embedding: Tensor) -> Tensor:
         """The same to some of the centres."""
         with torch.autocast(embedding.device.type, enabled=False):
-            cosine = F.linear(F.normalize(at_least_float32(embedding)), F.normalize(at_least_float32(centres))).clamp(-1, 1)
+            cosine = cosines(F.normalize(at_least_float32(embedding)), at_least_float32(centres)).clamp(-1, 1)
             return cosine if self.subcentres == 1 else cosine.unflatten(1, (-1, self.subcentres)).amax(2)
 
     def with_margin(self, cosine: Tensor, label: Tensor, embedding: Tensor) -> Tensor:
