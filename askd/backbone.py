@@ -6,18 +6,23 @@ from torch import nn
 from askd.engine.checkpoint import load_module
 from askd.errors import RecipeError
 from askd.models import make_backbone
-from askd.models.iresnet import IResNet
+from askd.models.attention import DEFAULTS
+from askd.models.ensemble import Ensemble
+from askd.models.features import Backbone
 from askd.models.onnx_network import OnnxNetwork
 from askd.schema import Recipe
 from askd.teachers import load_backbone
 
 
-def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | None) -> IResNet:
-    """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`."""
+def build_backbone(recipe: Recipe, role: str, teacher: Backbone | OnnxNetwork | None) -> Backbone:
+    """A new network of the recipe's architecture, at random or, unless it is a teacher, from `network.init`.
+
+    An ensemble that starts from a single network takes all its stages, and has its own embedding layers and attention modules at random.
+    """
     try:
         backbone = make_backbone(recipe.network.backbone, **network_options(recipe))
     except ValueError as error:
-        raise RecipeError(f"network.backbone: {error}") from None
+        raise RecipeError(f"network.backbone={recipe.network.backbone}: {error}") from None
     if recipe.network.initialiser.name == "xavier":
         for module in backbone.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -30,14 +35,31 @@ def build_backbone(recipe: Recipe, role: str, teacher: IResNet | OnnxNetwork | N
     if init == "teacher" and isinstance(teacher, OnnxNetwork):
         raise RecipeError(f"network.init=teacher, but {teacher.path} is an ONNX recogniser, no network of ours; use network.init=random")
     source, name = (teacher, "the teacher") if init == "teacher" else (load_backbone(init)[0], init)
-    load_module(backbone, source.state_dict(), name)
+    if isinstance(backbone, Ensemble) and not isinstance(source, Ensemble):
+        for learner in (backbone.trunk, *backbone.heads):
+            start_stages(learner, source, name)
+    else:
+        load_module(backbone, source.state_dict(), name)
     return backbone
 
 
+def start_stages(network: nn.Module, source: nn.Module, name: str) -> None:
+    """Load what `network` has of the source's stages, strictly; its neck, of another width, stays as it is."""
+    own = network.state_dict()
+    given = {key: value for key, value in source.state_dict().items() if not key.startswith("neck.")}
+    kept = {key: value for key, value in own.items() if key.startswith("neck.")}
+    if isinstance(network.stem, nn.Identity):  # a learner of plain heads has only what lies after the branch
+        given = {key: value for key, value in given.items() if key in own}
+    load_module(network, given | kept, name)
+
+
 def network_options(recipe: Recipe) -> dict:
-    """The recipe's `network` as make_backbone's options."""
-    network = recipe.network
+    """The recipe's `network` as make_backbone's options; CBAM's arrangement where it is not the paper's."""
+    network, ensemble = recipe.network, recipe.network.ensemble
+    shared = {} if ensemble is None else {"ensemble": {**vars(ensemble), "kind": ensemble.kind.name}}
+    arranged = {key: getattr(network, key).name for key in ("cbam_order", "cbam_parts", "cbam_pool")}
     return {
         "attention": network.attention.name, "spatial_kernel": network.spatial_kernel, "reduction": network.reduction,
         "embedding": network.embedding, "dropout": network.dropout,
+        **{key: value for key, value in arranged.items() if value != DEFAULTS[key]}, **shared,
     }

@@ -1,50 +1,82 @@
-"""Score the networks of a run folder at every size: figures with intervals, differences that are real, and where each network looks."""
+"""Score any recognisers at every size: figures with intervals, differences that are real, galleries of one size against probes of another."""
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import sys
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from askd import __version__, cli
+from askd import cli
 from askd.data.cards import load_card, open_set
-from askd.data.gallery import IdentificationSet
-from askd.data.native import decode_native
-from askd.data.pairs import PairSet
+from askd.data.degrade import EVALUATION_OF
 from askd.data.sets import EvaluationSet
-from askd.engine.dist import init_from_env
+from askd.embedders import FORMS, Embedder, open_embedder
+from askd.embedding import VERSIONS, Setting, embed_lot
+from askd.engine import dist
 from askd.engine.precision import choose_precision
-from askd.errors import CheckpointError, RecipeError
-from askd.evaluation import figures, report, tables
+from askd.errors import CheckpointError, DataError, RecipeError
+from askd.evaluation import report, tables
 from askd.evaluation.differences import compare, differences_markdown, differences_text
-from askd.evaluation.embed import embed_stored
-from askd.evaluation.gather import Lot, check, gather, images_of
-from askd.evaluation.overlay import look
-from askd.evaluation.roc import roc
-from askd.evaluation.scored import SEARCHED, Scored, ScoredPairs, ScoredSearches, score
+from askd.evaluation.drawing import draw_attention, draw_scores
+from askd.evaluation.gather import Lot, check, fingerprint, gather, images_of
+from askd.evaluation.longtable import write_csv
+from askd.evaluation.paired import Cell, compare_models, comparison_tables, comparisons_markdown
+from askd.evaluation.scored import RESAMPLES, Scored, score
+from askd.evaluation.store import Store
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device
-from askd.teachers import Frozen, load_backbone, load_network, weights_hash
+from askd.teachers import load_backbone
 from askd.training_data import show_rendering
 
-WHAT = "Score the networks of a run folder at every size of eval.sizes, on every set of eval.sets: pairs, galleries and templates."
-USAGE = "RUNS/RECIPE [seed=0] [eval.sizes=[112,14]] [key=value ...]"
+WHAT = "Score recognisers at every size of eval.sizes, on every set of eval.sets: pairs, galleries and templates. " \
+       f"A model of models= is {FORMS}; MODEL may be NAME=MODEL."
+USAGE = "models=[MODEL,...] eval.sets=[SET,...] [eval.sizes=[112,56,28,14]] [out=report/] [cache=FOLDER] [key=value ...]  |  " \
+        "RUNS/RECIPE [seed=0] [key=value ...]"
 ROLES = ("teacher", "baseline", "student")
+# Where no recipe says how: sets without a card, every protocol, every size against every other, and no format but the reference's.
+DEFAULTS = {
+    "name": "benchmark", "precision": "fp32", "out": "report", "data": {"set": "lfw"},
+    "eval": {"protocols": ["insightface", "askd", "exact"], "cross": True},
+}
+WIDTH = 100  # columns: what every terminal has
+Line = report.Row | report.IdentificationRow
 
 
 def main(argv: list[str]) -> None:
-    """`python -m askd.benchmark RUNS/RECIPE [key=value ...]`"""
+    """`python -m askd.benchmark models=[...] key=value ...`, or `python -m askd.benchmark RUNS/RECIPE [key=value ...]`"""
     paths = [argument for argument in argv if "=" not in argument]
-    options = [argument for argument in argv if "=" in argument]
-    if len(paths) != 1:
+    options = [argument for argument in argv if "=" in argument and not argument.startswith(("models=", "cache="))]
+    own = dict(argument.split("=", 1) for argument in argv if argument.startswith(("models=", "cache=")))
+    if len(paths) != ("models" not in own):
         raise RecipeError(f"usage: python -m askd.benchmark {USAGE}, got {' '.join(argv) or 'nothing'}")
-    folder = Path(paths[0])
-    seed = next((o.removeprefix("seed=") for o in reversed(options) if o.startswith("seed=")), "0")
+    if "models" in own:
+        recipe = load(options, start=DEFAULTS)
+        out = Path(recipe.out if not any(option.startswith("recipe=") for option in options) else _given(options, "out", DEFAULTS["out"]))
+    else:
+        recipe, runs = runs_in(Path(paths[0]), options)
+        out = Path(paths[0]) / "benchmark" / f"seed{_given(options, 'seed', '0')}"
+    with dist.init_from_env(choose_device(recipe)) as device:
+        models = models_named(own["models"], device, bool(recipe.compile)) if "models" in own else runs
+        benchmark(recipe, models, out, device, Path(own.get("cache", out / "cache")), shared=True)
+
+
+def _given(options: list[str], key: str, default: str) -> str:
+    return next((option.removeprefix(f"{key}=") for option in reversed(options) if option.startswith(f"{key}=")), default)
+
+
+def runs_in(folder: Path, options: list[str]) -> tuple[Recipe, dict[str, Path]]:
+    """The recipe and the runs {role: folder} of a folder RUNS/RECIPE; a teacher that lies elsewhere is found through its student."""
+    seed = _given(options, "seed", "0")
     runs = {role: folder / role / f"seed{seed}" for role in ROLES if (folder / role / f"seed{seed}" / "meta.json").is_file()}
     if not runs:
         raise CheckpointError(f"{folder} holds no finished run of seed {seed} (looked for {{{','.join(ROLES)}}}/seed{seed}/meta.json)")
@@ -52,49 +84,55 @@ def main(argv: list[str]) -> None:
     recipe = load([f"recipe={last / 'recipe.yaml'}", *options])
     if "student" in runs and "teacher" not in runs:
         runs = {"teacher": Path(load_backbone(runs["student"])[1]["teacher"]["path"]), **runs}
-    with init_from_env(choose_device(recipe)) as device:
-        benchmark(recipe, runs, folder / "benchmark" / f"seed{seed}", device)
+    return recipe, runs
 
 
-def benchmark(recipe: Recipe, runs: dict[str, Path], out: Path, device: torch.device) -> None:
-    """Score every network on every set of `eval`, print the tables and write results.json, results.md and the figures to `out`."""
+def models_named(given: str, device: torch.device, compile: bool = False) -> dict[str, Embedder]:
+    """The recognisers of `models=`, by name."""
+    try:
+        listed = yaml.safe_load(given)
+    except yaml.YAMLError:
+        raise RecipeError(f"models={given} cannot be read; lists are written [a,b]") from None
+    listed = listed if isinstance(listed, list) else [listed]
+    if not listed or not all(isinstance(spec, str) and spec for spec in listed):
+        raise RecipeError(f"models={given} must list models: {FORMS}")
+    found: dict[str, Embedder] = {}
+    for embedder in (open_embedder(spec, device, compile) for spec in listed):
+        if embedder.name in found:
+            raise RecipeError(f"two models are called {embedder.name} ({found[embedder.name].path}, {embedder.path}); name one NAME={embedder.path}")
+        found[embedder.name] = embedder
+    return found
+
+
+def benchmark(
+    recipe: Recipe, models: Mapping[str, Path | Embedder], out: Path, device: torch.device, cache: Path | None = None, shared: bool = False,
+) -> None:
+    """Score every model on every set of `eval`, print the tables and write results.json, .csv, .md and the figures to `out`.
+
+    models: by name, anything that `open_embedder` opens, or an Embedder, of a Python callable, say. cache: the folder where embeddings stay
+    for the next time; None: they go when this is done. shared: every rank calls this, and takes its part in embedding; the main one does
+    all else. Otherwise the main rank alone may call it.
+    """
     sets = open_sets(recipe)
-    backbones = {role: load_network(path)[0] for role, path in runs.items()}
-    hashes = {role: weights_hash(backbone) for role, backbone in backbones.items()}
-    networks = {role: Frozen(backbone, device, recipe.compile) for role, backbone in backbones.items()}
+    embedders = {name: model if isinstance(model, Embedder) else open_embedder(model, device, bool(recipe.compile), name) for name, model in models.items()}
+    setting = Setting(device, choose_precision(recipe.precision.name, device), recipe.eval.batch, recipe.data.quantise, bool(recipe.compile), shared)
+    degradations = [degradation.name for degradation in recipe.eval.degradations] or [recipe.data.degradation.name]
     with counting("looking at", sum(len(images_of(one)) for one in sets)) as advance:
-        lots = gather(sets, recipe.eval.sizes, advance)
-    scored: dict[tuple[str, str, report.Size, str], Scored] = {}  # (set, role, size, protocol)
-    notes = {one.name: lot.note for lot in lots for one, _ in lot.sets}
-    with counting("embedding", len(networks) * sum(len(lot.sizes) * len(lot.images) for lot in lots)) as advance:
-        for role, network in networks.items():
-            for lot in lots:
-                for size, (plain, mirrored) in embed_lot(recipe, network, lot, device, advance).items():
-                    for one, places in lot.sets:
-                        sides = (plain[places], mirrored[places]) if lot.keeps_both else (plain, None)
-                        for protocol, found in score(one, *sides, [protocol.name for protocol in recipe.eval.protocols]).items():
-                            scored[one.name, role, size, protocol] = found
-    every = [found.row(role, name, size, notes[name]) for (name, role, size, _), found in scored.items()]
-    rows = [row for row in every if isinstance(row, report.Row)]
-    identification = [row for row in every if isinstance(row, report.IdentificationRow)]
-    differences = compare(scored, recipe.data.sizes, recipe.eval.protocols[0].name)
-    out.mkdir(parents=True, exist_ok=True)
-    context = {
-        "recipe": recipe.name, "seed": recipe.seed, "degradation": recipe.data.degradation.name, "trained_at_px": recipe.data.sizes,
-        "precision": choose_precision(recipe.precision.name, device).why,
-        "models": {role: {"path": str(path), "sha256": hashes[role]} for role, path in runs.items()},
-        "differences": differences, "versions": {"askd": __version__, "torch": torch.__version__, "numpy": np.__version__},
-    }
-    report.write_json(out / "results.json", rows, context, identification)
-    text = tables.markdown(rows, identification) + "\n" + differences_markdown(differences)
-    report.write_whole(out / "results.md", lambda path: path.write_text(text, encoding="utf-8"))
-    draw_scores(recipe, scored, rows, out)
-    draw_attention(recipe, networks, lots[0], out, device)
-    console = Console()
-    for table in tables.tables(rows, identification):
-        console.print(table)
-    if differences:
-        print(differences_text(differences))
+        lots = gather(sets, list(dict.fromkeys(recipe.eval.sizes)), advance)
+    passing = out / f".embeddings.{os.getpid()}"
+    try:
+        kept, unkept = Store(cache or passing), Store(passing)
+        embedded = {}
+        total = len(embedders) * len(degradations) * sum(len(lot.sizes) * len(lot.images) for lot in lots)
+        with counting("embedding", total) as advance:
+            for (name, embedder), (index, lot), degradation in product(embedders.items(), enumerate(lots), degradations):
+                store = unkept if embedder.sha256 is None else kept
+                embedded[name, index, degradation] = embed_lot(embedder, lot, degradation, store, setting, advance)
+        if dist.is_main():
+            scored, rows, cross = score_all(recipe, lots, embedded)
+            present(recipe, sets, lots, embedders, setting, out, scored, rows, cross)
+    finally:
+        shutil.rmtree(passing, ignore_errors=True)
 
 
 def open_sets(recipe: Recipe) -> list[EvaluationSet]:
@@ -108,97 +146,102 @@ def open_sets(recipe: Recipe) -> list[EvaluationSet]:
     return sets
 
 
-def embed_lot(recipe: Recipe, network: Frozen, lot: Lot, device: torch.device, advance) -> dict[report.Size, tuple]:
-    """{size: (plain, mirrored)}, (N, D) float32 each; or (their sum, None), half the memory, where nothing else is needed.
-
-    Embedded as training would see the images: the recipe's degradation and precision.
-    """
-    kept: dict[report.Size, tuple] = {}
-    with choose_precision(recipe.precision.name, device).autocast():
-        for size, part, plain, mirrored in embed_stored(
-            lambda seen: network(seen).embedding, lot.images, lot.sizes, recipe.data.degradation.name, device=device,
-            batch=recipe.eval.batch, quantise=recipe.data.quantise,
-        ):
-            if size not in kept:
-                shape = (len(lot.images), plain.shape[1])
-                kept[size] = (np.empty(shape, np.float32), np.empty(shape, np.float32) if lot.keeps_both else None)
-            first, second = kept[size]
-            first[part] = plain if lot.keeps_both else plain + mirrored
-            if lot.keeps_both:
-                second[part] = mirrored
-            advance(len(plain))
-    return kept
-
-
-def draw_scores(recipe: Recipe, scored: dict[tuple, Scored], rows: list[report.Row], out: Path) -> None:
-    """accuracy.png and roc.png of the first set of pairs, cmc_SET.png of every set that is searched."""
-    protocol, smallest = recipe.eval.protocols[0].name, min(recipe.data.sizes)
-    shown = (("teacher", 112), ("teacher", smallest), ("baseline", smallest), ("student", smallest))
-    shown += tuple((role, report.NATIVE) for role in ROLES)
-    name = next((name for name, _, _, scored_by in scored if scored_by == protocol), None)
-    sized = [row for row in rows if row.set == name and row.protocol == protocol and row.size != report.NATIVE]
-    if sized:
-        figures.plot_resolution(sized, out / "accuracy.png")
-    curves = {}
-    for role, size in shown:
-        found = scored.get((name, role, size, protocol))
-        if isinstance(found, ScoredPairs) and found.result.auc is not None:
-            curves[f"{role}, {report.size_name(size)}"] = roc(found.result.scores, found.same)[:2]
-    if curves:
-        figures.plot_roc(curves, out / "roc.png", f"{name}, protocol {protocol}")
-    for name in dict.fromkeys(name for name, _, _, scored_by in scored if scored_by == SEARCHED):
-        searched = {(role, size): scored.get((name, role, size, SEARCHED)) for role, size in shown}
-        curves = {
-            f"{role}, {report.size_name(size)}": found.curve
-            for (role, size), found in searched.items() if isinstance(found, ScoredSearches) and len(found.curve)
-        }
-        if curves:
-            figures.plot_cmc(curves, out / f"cmc_{name.replace('/', '_')}.png", name)
+def score_all(recipe: Recipe, lots: list[Lot], embedded: dict[tuple[str, int, str], dict]) -> tuple[dict[Cell, Scored], list[Line], list[Line]]:
+    """Everything scored at one size, its rows, and the rows of galleries at one size and probes at another under the first protocol."""
+    protocols = [protocol.name for protocol in recipe.eval.protocols]
+    scored: dict[Cell, Scored] = {}
+    rows: list[Line] = []
+    cross: list[Line] = []
+    with counting("scoring", sum(len(lots[index].sets) * len(sizes) for (_, index, _), sizes in embedded.items()), "set and size") as advance:
+        for (model, index, degradation), by_size in embedded.items():
+            lot = lots[index]
+            used = EVALUATION_OF.get(degradation, degradation)
+            for one, places in lot.sets:
+                sides = {size: _sides(rows_, places, lot.keeps_both) for size, rows_ in by_size.items()}
+                for size, probes in sides.items():
+                    for protocol, found in _score(one, probes, protocols, None, f"{model} on {one.name} at {report.size_name(size)}").items():
+                        scored[one.name, model, used, size, protocol] = found
+                        rows.append(found.row(model, one.name, size, lot.note, used))
+                    for enrolled in [other for other in sides if recipe.eval.cross and other != size]:
+                        where = f"{model} on {one.name} at {report.size_name(enrolled)} and {report.size_name(size)}"
+                        for found in _score(one, probes, protocols[:1], sides[enrolled], where).values():
+                            cross.append(found.row(model, one.name, enrolled, lot.note, used, size))
+                    advance(1)
+    return scored, rows, cross
 
 
-def draw_attention(recipe: Recipe, networks: dict[str, Frozen], lot: Lot, out: Path, device: torch.device) -> None:
-    """attention.png: where each network looks, in some faces of a lot's first set, if all of them have maps."""
-    one, places = lot.sets[0]
-    degradation, chosen = recipe.data.degradation.name, places[distinct_faces(one, 4)].tolist()
-    seen = [decode_native(lot.images.encoded(index), lot.images.name(index), degradation) for index in chosen]
-    faces = torch.from_numpy(np.stack(seen).round().astype(np.uint8)).permute(0, 3, 1, 2)
-    size = 112 if report.NATIVE in lot.sizes else min(recipe.data.sizes)
-    looks = {role: look(network, faces, 112 if role == "teacher" else size, degradation, device) for role, network in networks.items()}
-    if any(heat is None for _, heat in looks.values()):
-        return
-    hr = faces.permute(0, 2, 3, 1).numpy()
-    lr = next((seen for role, (seen, _) in looks.items() if role != "teacher"), hr)
-    figures.plot_attention([
-        figures.AttentionRow(
-            hr[i], lr[i], {role: heat[i] for role, (_, heat) in looks.items() if role == "teacher"},
-            {role: heat[i] for role, (_, heat) in looks.items() if role != "teacher"},
-        ) for i in range(len(chosen))
-    ], out / "attention.png")
+def _sides(embedded: np.ndarray, places: np.ndarray, both: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    return (embedded[0][places], embedded[1][places]) if both else (embedded[0], None)
 
 
-def distinct_faces(one: EvaluationSet, count: int) -> list[int]:
-    """Indices of `count` images spread over the set (over its probes, where it has some), of different people where people are known."""
-    if isinstance(one, PairSet):
-        shown, people = np.arange(len(one.images)), one.identity
-    elif isinstance(one, IdentificationSet):
-        shown, people = one.probe, one.identity[one.probe]
+def _score(one: EvaluationSet, probes: tuple, protocols: list[str], gallery: tuple | None, where: str) -> dict[str, Scored]:
+    try:
+        return score(one, *probes, protocols, gallery)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def present(
+    recipe: Recipe, sets: list[EvaluationSet], lots: list[Lot], embedders: dict[str, Embedder], setting: Setting, out: Path,
+    scored: dict[Cell, Scored], every: list[Line], cross: list[Line],
+) -> None:
+    """Write what was found to `out`, and print the tables."""
+    rows = [row for row in every if isinstance(row, report.Row)]
+    identification = [row for row in every if isinstance(row, report.IdentificationRow)]
+    first = next(iter(scored))[2]
+    differences = compare(
+        {(name, model, size, by): found for (name, model, degradation, size, by), found in scored.items() if degradation == first},
+        recipe.data.sizes, recipe.eval.protocols[0].name,
+    )
+    comparisons = compare_models(scored, recipe.eval.protocols[0].name)
+    hashes = {one.name: fingerprint(one, lot.hashes[places]) for lot in lots for one, places in lot.sets}
+    context = {
+        "recipe": recipe.name, "seed": recipe.seed, "degradation": recipe.data.degradation.name, "trained_at_px": recipe.data.sizes,
+        "degradations": list(dict.fromkeys(degradation for _, _, degradation, _, _ in scored)), "quantise": recipe.data.quantise,
+        "precision": setting.precision.why, "batch": setting.batch, "flip": "embeddings of the image and of its mirror image",
+        "intervals": {"level": 0.95, "resamples": RESAMPLES, "seed": 0},
+        "models": {name: {"path": embedder.path, "sha256": embedder.sha256, "input": embedder.input} for name, embedder in embedders.items()},
+        "sets": {one.name: {"sha256": hashes[one.name], "images": len(images_of(one))} for one in sets},
+        "differences": differences, "versions": {**VERSIONS, "numpy": np.__version__, "python": platform.python_version()},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    report.write_json(out / "results.json", rows, context, identification, cross=cross, comparisons=comparisons)
+    write_csv(out / "results.csv", [*every, *cross])
+    matrix = [row for row in every if getattr(row, "protocol", None) in (None, recipe.eval.protocols[0].name, "templates")] + cross if cross else []
+    parts = [tables.markdown(rows, identification), tables.cross_markdown(matrix), differences_markdown(differences), comparisons_markdown(comparisons)]
+    report.write_whole(out / "results.md", lambda path: path.write_text("\n".join(filter(None, parts)), encoding="utf-8"))
+    draw_scores(scored, rows, matrix, recipe.eval.protocols[0].name, out, shown(recipe, scored))
+    lowest = min(recipe.data.sizes if "student" in embedders else recipe.eval.sizes)
+    draw_attention(embedders, lots[0], recipe.data.degradation.name, lowest, out, setting.device)
+    console = Console(width=min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH)
+    for table in [*tables.tables(rows, identification), *tables.cross_tables(matrix), *comparison_tables(comparisons)]:
+        console.print(table)
+    if differences:
+        print(differences_text(differences))
+
+
+def shown(recipe: Recipe, scored: dict[Cell, Scored]) -> list[tuple[str, report.Size]]:
+    """Which curves a ROC or CMC shows: of our roles the teacher at 112 and all at the smallest training size, of others both ends."""
+    models = list(dict.fromkeys(model for _, model, _, _, _ in scored))
+    smallest = min(recipe.data.sizes)
+    if set(models) <= set(ROLES):
+        ends = [("teacher", report.FULL_SIZE), *((role, smallest) for role in ROLES)]
     else:
-        shown, people = np.arange(len(one.images)), one.subject[one.template]
-    first = np.arange(len(shown)) if people is None else np.unique(people, return_index=True)[1]
-    return shown[first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]].tolist()
+        ends = list(product(models, dict.fromkeys((max(recipe.eval.sizes), min(recipe.eval.sizes)))))
+    return [*ends, *((model, report.NATIVE) for model in models)]
 
 
 class counting:
-    """A progress bar over images on a terminal, silence elsewhere; gives the function that advances it."""
+    """A progress bar on a terminal, with the time left, and silence elsewhere and on ranks other than the main one."""
 
-    def __init__(self, doing: str, total: int):
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} images"), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    def __init__(self, doing: str, total: int, what: str = "images"):
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} " + what), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), disable=not (sys.stderr.isatty() and dist.is_main()))
         self.task = self.bar.add_task(doing, total=total)
 
     def __enter__(self):
         self.bar.start()
-        return lambda images: self.bar.advance(self.task, images)
+        return lambda count: self.bar.advance(self.task, count)
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()

@@ -22,7 +22,7 @@ def learnt_centres(run: Path, class_names: Sequence[str], asked_by: str) -> dict
     """The state of the head that a run folder was trained with: `centres` (C * subcentres, E), and AdaFace's norms where it has them.
 
     asked_by: the key that wants them, for messages. CheckpointError where the run has no head (a foreign network, one trained without
-    labels), or where its classes, by name and in order, are not `class_names`.
+    labels), or where its classes, by name and in order, are not `class_names`. An ensemble's heads come as one, see `whole`.
     """
     run = run.parent if run.suffix == ".safetensors" else run
     weights, names = run / "head.safetensors", run / "classes.txt"
@@ -42,9 +42,23 @@ def learnt_centres(run: Path, class_names: Sequence[str], asked_by: str) -> dict
         state = safetensors.torch.load_file(weights)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is corrupt ({error}); train the teacher again, or {remedy}") from None
+    if "heads.0.centres" in state:
+        if len(state["heads.0.centres"]) != len(theirs) or "heads.0.norms.mean" in state:
+            kind = "AdaFace" if "heads.0.norms.mean" in state else "several centres per class"
+            raise CheckpointError(f"{asked_by}: teacher {run} is an ensemble with {kind}, of which no one head can be made; {remedy}")
+        state = whole(state)
     if state.get("centres", torch.empty(0)).ndim != 2 or not len(state["centres"]) or len(state["centres"]) % len(theirs):
         raise CheckpointError(f"{weights} does not hold centres of {len(theirs)} classes; train the teacher again, or {remedy}")
     return state
+
+
+def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One head of an ensemble's, which has one per learner: the learners' centres, each normalised, side by side.
+
+    The cosine of a whole embedding to those is the mean of the learners' cosines.
+    """
+    learners = [state[f"heads.{m}.centres"] for m in range(len(state)) if f"heads.{m}.centres" in state]
+    return {"centres": torch.cat([F.normalize(centres.float()) for centres in learners], 1)}
 
 
 @torch.no_grad()

@@ -5,6 +5,9 @@ import logging
 import sys
 from collections.abc import Callable
 
+from torch.distributed import is_torchelastic_launched
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from askd.engine.loop import Interrupted
 from askd.errors import AskdError
 from askd.recipe import help_text
@@ -23,6 +26,8 @@ def run(
         print(help(arguments) if help else help_text(verb, what, usage))
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if is_torchelastic_launched():  # so that torchrun's own summary names the error of the rank that failed first
+        main = record(main)
     try:
         main(arguments)
     except AskdError as error:

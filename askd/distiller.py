@@ -28,25 +28,33 @@ class Distiller:
     trunk: (B, 3, 112, 112) -> Features, trained. head: (embedding, label) -> scalar, trained, w its `head_weight`; None learns from
     the teacher alone. teacher: as trunk, frozen; never part of anyone's state_dict. terms: name -> (weight, loss of (student Features,
     teacher Features, label)), unweighted means as losses are. Without terms this trains a teacher or a baseline, and `hr` is not looked at.
+    own: name -> (weight, loss of student Features), what a network learns of itself with or without a teacher: ABE's divergence.
 
-    ranks: how the batch, of which this process has a part, lies on all of them. of_whole_batch: the parts of the loss, `identity` or
-    terms, that are of the whole batch already; the others are means over this rank's rows, and weighed by how many those are.
+    ranks: how the batch, of which this process has a part, lies on all of them. of_whole_batch: the parts of the loss that are of the whole
+    batch already; the others are means over this rank's rows, and weighed by how many those are.
     """
 
     def __init__(
         self, trunk: Callable, head: nn.Module | None, teacher: Callable | None = None,
         terms: dict[str, tuple[float, Callable[[Features, Features, Tensor], Tensor]]] | None = None, head_weight: float = 1.0,
-        ranks: Ranks = Ranks(), of_whole_batch: Collection[str] = (),
+        own: dict[str, tuple[float, Callable[[Features], Tensor]]] | None = None, ranks: Ranks = Ranks(),
+        of_whole_batch: Collection[str] = (),
     ):
         if bool(terms) != (teacher is not None):
             raise ValueError("distillation terms need a teacher, and a teacher needs terms")
         if head is None and not terms:
             raise ValueError("without a head and without terms there is nothing to learn")
-        self.trunk, self.head, self.teacher, self.terms, self.head_weight = trunk, head, teacher, terms or {}, head_weight
-        self.ranks, self.of_whole_batch = ranks, of_whole_batch
+        self.trunk, self.head, self.teacher, self.head_weight = trunk, head, teacher, head_weight
+        self.terms, self.own, self.ranks, self.of_whole_batch = terms or {}, own or {}, ranks, of_whole_batch
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,)."""
+        """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,).
+
+        hr goes to the teacher alone: to a CachedTeacher the batch's rows in its place.
+        """
+        if self.terms:  # first, so that what it works with is given back before the student's activations pile up
+            with torch.no_grad():
+                teacher = self.teacher(hr)
         student = self.trunk(lr)
         parts, loss, share = {}, 0.0, self.ranks.share(len(label))
 
@@ -54,12 +62,12 @@ class Distiller:
             return value if name in self.of_whole_batch or share == 1 else share * value
 
         if self.head is not None:
-            parts["identity"] = of_all_ranks("identity", self.head(student.embedding, label))
+            parts["identity"] = of_all_ranks("identity", self.head(student.identity, label))
             loss = self.head_weight * parts["identity"]
-        if self.terms:
-            with torch.no_grad():
-                teacher = self.teacher(hr)
-            for name, (weight, term) in self.terms.items():
-                parts[name] = of_all_ranks(name, term(student, teacher, label))
-                loss = loss + weight * parts[name]
+        for name, (weight, term) in self.own.items():
+            parts[name] = of_all_ranks(name, term(student))
+            loss = loss + weight * parts[name]
+        for name, (weight, term) in self.terms.items():
+            parts[name] = of_all_ranks(name, term(student, teacher, label))
+            loss = loss + weight * parts[name]
         return {"loss": loss, **parts}

@@ -1,11 +1,13 @@
 """From a recipe to its method: the margin head, the terms and their projections, the teacher's class centres; and whether they fit."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from askd.centres import learnt_centres, mean_centres
 from askd.collectives import Ranks, world_size
@@ -14,13 +16,34 @@ from askd.distiller import Trunk
 from askd.engine.shards import load_whole
 from askd.errors import RecipeError
 from askd.heads.classifier import MarginHead
+from askd.heads.learners import LearnerHeads
+from askd.heads.metric import METRICS, MetricHead
 from askd.heads.sharded import ShardedHead
-from askd.models.iresnet import IResNet
+from askd.models.features import Backbone, Features
 from askd.models.onnx_network import OnnxNetwork
 from askd.models.projections import Projections
-from askd.schema import CentreSource, Hint, Projection, Recipe
+from askd.schema import Attention, CentreSource, Hint, Projection, Recipe
 from askd.teachers import Frozen
-from askd.terms import REMEDIES, TERMS, Term
+from askd.terms import REMEDIES, TERMS, Term, divergence_term
+
+Head = MarginHead | MetricHead | LearnerHeads
+
+
+def make_identity(recipe: Recipe, classes: int, ranks: Ranks = Ranks()) -> Head | None:
+    """What a network learns identities with, by the recipe's `head`, at random: one per learner of an ensemble; None with head.weight=0."""
+    if not recipe.head.weight:
+        return None
+    ensemble = recipe.network.ensemble
+    if ensemble is None:
+        return _head_of_width(recipe, recipe.network.embedding, classes, ranks)
+    width = recipe.network.embedding // ensemble.learners
+    return LearnerHeads([_head_of_width(recipe, width, classes, ranks) for _ in range(ensemble.learners)])
+
+
+def _head_of_width(recipe: Recipe, width: int, classes: int, ranks: Ranks) -> MarginHead | MetricHead:
+    if recipe.head.kind.name in METRICS:
+        return MetricHead(recipe.head.kind.name, recipe.head.margin)
+    return make_head(recipe, width, classes, ranks=ranks)
 
 
 def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None, ranks: Ranks = Ranks()) -> MarginHead:
@@ -41,6 +64,8 @@ def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None =
 def is_sharded(recipe: Recipe) -> bool:
     """Whether the class centres lie on the processes in parts; a head that samples is of this kind on one process, too."""
     head, several = recipe.head, world_size() > 1
+    if head.kind.name in METRICS:  # which have none
+        return False
     if several and head.sharded is False and head.sample_rate < 1:
         raise RecipeError(f"head.sample_rate={head.sample_rate:g} on {world_size()} processes needs head.sharded=true (or null)")
     return head.sample_rate < 1 or several and head.sharded is not False
@@ -51,7 +76,9 @@ def teaches(recipe: Recipe) -> bool:
     return any(getattr(recipe.distill, key.name) is not None for key in fields(recipe.distill))
 
 
-def make_terms(recipe: Recipe, heads: tuple[MarginHead, MarginHead] | None = None, ranks: Ranks | None = None) -> dict[str, tuple[float, Term]]:
+def make_terms(
+    recipe: Recipe, heads: tuple[MarginHead | LearnerHeads, MarginHead] | None = None, ranks: Ranks | None = None,
+) -> dict[str, tuple[float, Term]]:
     """The recipe's distillation terms: name -> (weight, loss). heads: student's and teacher's, for `logit`, left out without them.
 
     ranks: what the relations' batch lies on, None for this process alone.
@@ -73,7 +100,20 @@ def of_whole_batch(recipe: Recipe) -> set[str]:
     return {"relation"} | ({"identity", "logit"} if is_sharded(recipe) else set())
 
 
-def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork) -> Projections | None:
+def make_own_terms(recipe: Recipe) -> dict[str, tuple[float, Callable[[Features], Tensor]]]:
+    """What a network learns of itself, with or without a teacher: name -> (weight, loss), ABE's divergence where the recipe has it."""
+    term = recipe.head.divergence
+    return {} if term is None else {"divergence": (term.weight, divergence_term(term.margin, term.reduction.name))}
+
+
+def teacher_parts(recipe: Recipe) -> set[str]:
+    """What the recipe's terms look at of the teacher beside its embedding."""
+    distill = recipe.distill
+    stages = distill.feature is not None or distill.relation is not None and distill.relation.cross > 0
+    return ({"attention"} if distill.attention is not None else set()) | ({"stages"} if stages else set())
+
+
+def make_projections(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetwork) -> Projections | None:
     """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
 
     A stage that either network lacks gets no hint: its term says so.
@@ -93,15 +133,17 @@ def make_projections(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNe
         )
 
 
-def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwork, teacher_name: str) -> Projections | None:
+def check_method(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetwork, teacher_name: str) -> Projections | None:
     """The projections of the recipe's terms; RecipeError before training where a term cannot compare the two networks.
 
     Found by one forward pass of four blank images. Class centres, which depend on the people, are looked at by inherit_centres.
     """
+    if recipe.distill.attention is not None and recipe.network.attention is Attention.none:
+        raise RecipeError("network.attention must be se, bam or cbam when distill.attention is on, got none")
     projections, student_name = make_projections(recipe, student, teacher), recipe.network.backbone
     trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
     with torch.no_grad():
-        ours, theirs = trunk(blank), teacher.eval().forward_all(blank) if isinstance(teacher, IResNet) else teacher.forward_all(blank)
+        ours, theirs = trunk(blank), (teacher if isinstance(teacher, OnnxNetwork) else teacher.eval()).forward_all(blank)
         for name, (_, term) in make_terms(recipe).items():
             try:
                 term(ours, theirs, torch.zeros(4, dtype=torch.long))
@@ -120,9 +162,8 @@ def check_method(recipe: Recipe, student: IResNet, teacher: IResNet | OnnxNetwor
 
 
 def inherit_centres(
-    recipe: Recipe, head: MarginHead | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
-    ranks: Ranks = Ranks(),
-) -> tuple[MarginHead, MarginHead] | None:
+    recipe: Recipe, head: Head | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device, ranks: Ranks = Ranks(),
+) -> tuple[MarginHead | LearnerHeads, MarginHead] | None:
     """The student's head and one with the teacher's class centres, where `logit` needs them; sets the student's for `centres`.
 
     CheckpointError, naming both, where the teacher did not learn these very classes.

@@ -21,24 +21,35 @@ from omegaconf.errors import OmegaConfBaseException
 from askd.errors import RecipeError
 from askd.resources import find_resource, list_resources
 from askd.schema import (
-    Attention, Augment, CentreSource, Distill, FeatureDistance, Hint, Logits, Margin, Optimizer, Recipe, Sampler,
+    Attention, Augment, CbamOrder, CbamParts, CentreSource, Distill, FeatureDistance, Hint, Learners, Logits, Margin, Network, Optimizer, Recipe, Sampler,
 )
 
 GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
 
 
-def load(argv: list[str]) -> Recipe:
-    """The recipe that `recipe=NAME key=value ...` describes; RecipeError names the key or name at fault and the closest valid one."""
+def load(argv: list[str], start: dict | None = None) -> Recipe:
+    """The recipe that `recipe=NAME key=value ...` describes; RecipeError names the key or name at fault and the closest valid one.
+
+    start: keys to begin with in place of a recipe, where none is named.
+    """
     overrides = dict(_split(argument) for argument in argv)
     name = overrides.pop("recipe", None)
+    if name is None and start is not None:
+        return _merged([("defaults", start), _dotlist(overrides)], Path("command line"))
     if name is None:
         raise RecipeError(f"say which recipe: recipe=NAME, one of {', '.join(list_resources('recipes'))}, or a path to a YAML file")
     path, method = find_resource("recipes", name), overrides.pop("method", None)
     layers = _read(path)
     if method is not None:
-        layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
-        layers += [layer for part in method.split("+") for layer in _read(find_resource("methods", part))]
+        laid_over = [layer for part in method.split("+") for layer in _read(find_resource("methods", part))]
+        if any("distill" in layer for _, layer in laid_over):
+            layers = [(where, {key: value for key, value in layer.items() if key != "distill"}) for where, layer in layers]
+        layers += laid_over
     layers.append(_dotlist(overrides))
+    return _merged(layers, path, method)
+
+
+def _merged(layers: list[tuple[str, dict]], path: Path, method: str | None = None) -> Recipe:
     config = OmegaConf.structured(Recipe)
     for where, layer in layers:
         _check_keys(Recipe, layer, where)
@@ -77,6 +88,9 @@ def training_view(recipe: Recipe, role: str) -> dict:
         del view["data"]["degradation"], view["data"]["quantise"]
     if role == "teacher":
         del view["network"]["init"]
+    for section, key in (("network", "ensemble"), ("head", "divergence")):
+        if view[section][key] is None:  # as before there were ensembles
+            del view[section][key]
     if role == "student":
         view["distill"] = {name: term for name, term in plain["distill"].items() if term is not None}
     return view
@@ -241,11 +255,27 @@ def _check_values(recipe: Recipe) -> None:
             need(warmup < length, "train.warmup_epochs", warmup, f"below {key}={length:g}; set it to 0 for such a short run")
     need(0 <= recipe.seed < 2**63, "seed", recipe.seed, "from 0 to 2^63 - 1")
     need(recipe.train.clip is None or recipe.train.clip > 0, "train.clip", recipe.train.clip, "above 0, or null for no limit")
+    accumulate, ema = recipe.train.accumulate, recipe.train.ema
+    least = 3 if recipe.distill.relation is not None else 2
+    fits = accumulate >= 1 and batch % accumulate == 0 and batch // accumulate >= least
+    need(fits, "train.accumulate", accumulate, f"a divisor of train.batch={batch} that leaves {least} or more images in each part")
+    need(ema is None or 0 < ema < 1, "train.ema", ema, "a decay between 0 and 1, or null for no average")
+    both = recipe.debug.anomaly and recipe.compile
+    need(not both, "compile", "true", "null or false with debug.anomaly=true, which looks into modules")
     if recipe.train.optimizer is Optimizer.sgd and recipe.train.nesterov:
         need(recipe.train.momentum > 0, "train.momentum", recipe.train.momentum, "above 0 with train.nesterov")
     need(recipe.network.spatial_kernel in (3, 7), "network.spatial_kernel", recipe.network.spatial_kernel, "3 or 7")
+    for key in ("cbam_order", "cbam_parts", "cbam_pool"):
+        value, default = getattr(recipe.network, key), getattr(Network, key)
+        need(value is default or recipe.network.attention is Attention.cbam, f"network.{key}", value.name,
+             f"{default.name} with network.attention={recipe.network.attention.name}, of which it is no option")
+    one_part = recipe.network.cbam_parts is not CbamParts.both
+    need(not one_part or recipe.network.cbam_order is CbamOrder.channel_first, "network.cbam_order", recipe.network.cbam_order.name,
+         f"channel_first with network.cbam_parts={recipe.network.cbam_parts.name}, which leaves nothing to order")
     need(0 <= recipe.network.dropout < 1, "network.dropout", recipe.network.dropout, "a probability below 1")
     _check_method(recipe, need)
+    if recipe.teacher.cache:
+        _check_cache(recipe, need)
     need(bool(recipe.eval.protocols), "eval.protocols", recipe.eval.protocols, "at least one of insightface, askd")
     choices = ["last", *recipe.eval.during]
     need(recipe.eval.select in choices, "eval.select", recipe.eval.select, f"one of {', '.join(choices)} (last, or a set of eval.during)")
@@ -253,9 +283,20 @@ def _check_values(recipe: Recipe) -> None:
         need(recipe.data.holdout > 0, "data.holdout", recipe.data.holdout, "above 0 when eval.during has holdout")
 
 
+def _check_cache(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
+    """A cached teacher is its embedding, of two images per file."""
+    augment, distill = recipe.data.augment, recipe.distill
+    alone = augment in (Augment.none, Augment.flip)
+    need(alone, "teacher.cache", "true", f"false with data.augment={augment.name}, which changes the image that the teacher sees")
+    crossed = distill.relation is not None and distill.relation.cross
+    for key, looks in (("attention", distill.attention is not None), ("feature", distill.feature is not None), ("relation.cross", crossed)):
+        need(not looks, "teacher.cache", "true", f"false with distill.{key}, which looks at more than the teacher's embedding")
+
+
 def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
     head, distill = recipe.head, recipe.distill
-    need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
+    if head.kind not in (Margin.contrastive, Margin.triplet):
+        need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
     is_combined = head.kind is Margin.combined
     need((head.margins is not None) == is_combined, "head.margins", head.margins, "m1, m2, m3 with head.kind=combined, and null without it")
     if is_combined:
@@ -267,11 +308,10 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     need(0 <= head.warmup_epochs < math.inf, "head.warmup_epochs", head.warmup_epochs, "at least 0")
     need(0 < head.sample_rate <= 1, "head.sample_rate", head.sample_rate, "above 0, and at most 1")
     need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
+    _check_ensemble(recipe, need)
     for name in ("attention", "feature", "relation", "logit", "embedding"):
         term = getattr(distill, name)
         need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
-    if distill.attention is not None:
-        need(recipe.network.attention is not Attention.none, "network.attention", "none", "se or cbam when distill.attention is on")
     if distill.feature is not None:
         stages = distill.feature.stages
         distinct = bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages)
@@ -293,6 +333,38 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
             need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")
     learns = head.weight > 0 or not recipe.baseline.enabled
     need(learns, "baseline.enabled", "true", "false with head.weight=0, which leaves it nothing to learn from")
+
+
+def _check_ensemble(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
+    """Ensembles and what they learn from; metric losses. Whether a backbone has the branch is seen when it is built."""
+    ensemble, head, divergence = recipe.network.ensemble, recipe.head, recipe.head.divergence
+    learners = 1 if ensemble is None else ensemble.learners
+    if ensemble is not None:
+        need(learners >= 1, "network.ensemble.learners", learners, "at least 1")
+        width = recipe.network.embedding
+        need(width % learners == 0, "network.embedding", width, f"a multiple of network.ensemble.learners={learners}")
+        need(ensemble.branch >= 1, "network.ensemble.branch", ensemble.branch, "a stage of the backbone, from 1 on")
+        need(ensemble.depth >= 1, "network.ensemble.depth", ensemble.depth, "at least 1")
+        masks = ensemble.kind is Learners.abe or ensemble.depth == 1
+        need(masks, "network.ensemble.depth", ensemble.depth, "left out with network.ensemble.kind=heads, which has no attention modules")
+        centres = recipe.distill.centres is None
+        need(centres, "distill.centres", "a section", "null with network.ensemble, whose learners have class centres each (distill.logit takes them)")
+    if divergence is not None:
+        need(learners >= 2, "network.ensemble.learners", learners, "2 or more with head.divergence, which keeps learners apart (or drop that)")
+        need(0 <= divergence.weight < math.inf, "head.divergence.weight", divergence.weight, "at least 0")
+        need(0 < divergence.margin <= 4, "head.divergence.margin", divergence.margin, "a squared distance above 0, at most 4")
+    if head.kind in (Margin.contrastive, Margin.triplet):
+        kind = head.kind.name
+        need(0 < head.margin <= 4, "head.margin", head.margin, f"a squared distance above 0, at most 4, with head.kind={kind}")
+        sampler, images = recipe.data.sampler, recipe.data.images_per_identity
+        together = sampler is Sampler.pairs or sampler is Sampler.identities and images is not None and images >= 2
+        need(together, "data.sampler", sampler.name, f"pairs, or identities with 2 or more images each, with head.kind={kind}")
+        for key, value, none in (
+            ("subcentres", head.subcentres, 1), ("label_smoothing", head.label_smoothing, 0), ("warmup_epochs", head.warmup_epochs, 0),
+        ):
+            need(value == none, f"head.{key}", value, f"{none} with head.kind={kind}, which has no class centres")
+        for name in ("logit", "centres"):
+            need(getattr(recipe.distill, name) is None, f"distill.{name}", "a section", f"null with head.kind={kind}: no class centres")
 
 
 def field_docs(cls: type) -> dict[str, str]:

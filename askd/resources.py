@@ -1,4 +1,4 @@
-"""Where recipes, methods and dataset cards lie: a path, then the installed package, then the checkout beside the package."""
+"""Where recipes, methods, studies and dataset cards lie: a path, then the installed package, then the checkout beside the package."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 
 from askd.errors import AskdError, DataError, RecipeError
 
-Kind = Literal["recipes", "methods", "datasets"]
+Kind = Literal["recipes", "methods", "studies", "datasets"]
 
 _PACKAGE = Path(__file__).resolve().parent
-_WORD: dict[str, str] = {"recipes": "recipe", "methods": "method", "datasets": "dataset card"}
-_ERROR: dict[str, type[AskdError]] = {"recipes": RecipeError, "methods": RecipeError, "datasets": DataError}
+_WORD: dict[str, str] = {"recipes": "recipe", "methods": "method", "studies": "study", "datasets": "dataset card"}
+_ERROR: dict[str, type[AskdError]] = {"recipes": RecipeError, "methods": RecipeError, "studies": RecipeError, "datasets": DataError}
 
 
 def find_resource(kind: Kind, name: str) -> Path:
     """The YAML file that `name` means: an existing path, with or without `.yaml`, or a name from `list_resources`.
 
-    A name that nothing answers to raises RecipeError (recipes, methods) or DataError (datasets) with the closest valid one.
+    A name that nothing answers to raises RecipeError (recipes, methods, studies) or DataError (datasets) with the closest valid one.
     """
     for path in (Path(name), Path(f"{name}.yaml")):
         if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -42,7 +42,7 @@ def list_resources(kind: Kind) -> dict[str, Path]:
 
 
 def _shipped(kind: Kind) -> Path:
-    # A wheel carries the folders as askd/recipes, askd/methods and askd/datasets; an editable install maps no folders, so they
+    # A wheel carries the folders as askd/recipes, askd/methods, askd/studies and askd/datasets; an editable install maps no folders, so they
     # stay where the checkout has them, beside the package.
     inside = _PACKAGE / kind
     return inside if inside.is_dir() else _PACKAGE.parent / kind

@@ -14,7 +14,10 @@ Degradation = Enum("Degradation", "bicubic bilinear area nearest random released
 Augment = Enum("Augment", "none flip adaface surveillance")
 Sampler = Enum("Sampler", "shuffle identities pairs")
 OnBadImage = Enum("OnBadImage", "fail skip")
-Attention = Enum("Attention", "none se cbam")
+Attention = Enum("Attention", "none se bam cbam")
+CbamOrder = Enum("CbamOrder", "channel_first spatial_first parallel")
+CbamParts = Enum("CbamParts", "both channel spatial")
+CbamPool = Enum("CbamPool", "both average max")
 Space = Enum("Space", "maps logits")
 Reduction = Enum("Reduction", "mean sum")
 Distance = Enum("Distance", "cosine l2")
@@ -23,7 +26,8 @@ Hint = Enum("Hint", "none conv conv_bn")
 Logits = Enum("Logits", "margin cosine")
 CentreSource = Enum("CentreSource", "learnt mean")
 Projection = Enum("Projection", "none linear")
-Margin = Enum("Margin", "arcface cosface adaface combined")
+Margin = Enum("Margin", "arcface cosface adaface combined contrastive triplet")
+Learners = Enum("Learners", "abe heads")
 Optimizer = Enum("Optimizer", "sgd adamw")
 Schedule = Enum("Schedule", "constant multistep polynomial cosine")
 Initialiser = Enum("Initialiser", "default xavier")
@@ -63,19 +67,41 @@ class Data:
 
 
 @dataclass
+class Ensemble:
+    learners: int = 4
+    """Embeddings of network.embedding / learners each, concatenated (ABE-M's M); 1 is the paper's control ABE-1."""
+    branch: int = 3
+    """Stage, from 1, after which the learners part: the stages up to it are all learners' own."""
+    depth: int = 1
+    """Residual blocks of each learner's attention module."""
+    kind: Learners = Learners.abe
+    """abe: an attention mask per learner, the stages after the branch shared | heads: no masks, stages of their own (the control)."""
+
+
+@dataclass
 class Network:
     backbone: str = "iresnet50"
-    """iresnet10 (ours, for two cores) | iresnet18 | iresnet34 | iresnet50 | iresnet100 | iresnet152."""
+    """iresnet10 (ours, for two cores), iresnet18, iresnet34, iresnet50, iresnet100, iresnet152, mobilefacenet, mobilefacenet_x2
+    (arcface_torch's mbf), cmt_ti, cmt_xs, cmt_s, cmt_b, or timm/NAME (timm/resnet18, say): any of timm's that takes 112x112 images,
+    with network.attention=none."""
     attention: Attention = Attention.cbam
-    """Attention module at the end of every residual branch."""
+    """Attention module at the end of every residual branch: none, SE (channels), BAM (both, side by side), CBAM (both, one after the other)."""
     spatial_kernel: int = 7
     """Pixels: CBAM's spatial convolution, 7 (CBAM paper) or 3 (released A-SKD code)."""
+    cbam_order: CbamOrder = CbamOrder.channel_first
+    """CBAM: channel attention and then spatial (CBAM paper), the other way round, or both of the same features."""
+    cbam_parts: CbamParts = CbamParts.both
+    """CBAM: channel and spatial attention, or one alone (ablations of its paper)."""
+    cbam_pool: CbamPool = CbamPool.both
+    """CBAM: both attentions look at averages and at maxima, or at one alone (ablations of its paper)."""
     reduction: int = 16
-    """Channels per hidden unit of the channel attention's MLP."""
+    """Channels per hidden unit of SE's, BAM's and CBAM's channel attention, and of BAM's spatial one."""
     embedding: int = 512
     """Width of the embedding."""
     dropout: float = 0.0
     """Probability, before the embedding layer."""
+    ensemble: Optional[Ensemble] = None
+    """ABE-M: several learners on one trunk, one embedding; null: a single network."""
     initialiser: Initialiser = Initialiser.default
     """Random weights: torch's own, or xavier-uniform for every convolution and linear layer (released A-SKD code)."""
     init: str = "random"
@@ -83,17 +109,30 @@ class Network:
 
 
 @dataclass
+class DivergenceTerm:
+    weight: float = 1.0
+    """Factor of the term in the loss: ABE's lambda_div, 1 in its paper."""
+    margin: float = 1.0
+    """Squared distance (0..4) of unit vectors from which on two learners are far enough apart: 1 is a cosine of 0.5."""
+    reduction: Reduction = Reduction.mean
+    """mean over images and pairs of learners, beside the identity loss's mean over learners: weight 1 is then as the paper's at M = 3, and
+    its sums over learners and pairs weigh the term (M-1)/2 times as much; sum over both."""
+
+
+@dataclass
 class Head:
     kind: Margin = Margin.arcface
-    """Margin on the true class: arcface cos(theta+m) | cosface cos(theta)-m | adaface by feature norm | combined cos(m1 theta+m2)-m3."""
+    """Margin on the true class: arcface cos(theta+m) | cosface cos(theta)-m | adaface by feature norm | combined cos(m1 theta+m2)-m3;
+    or, without class centres, contrastive | triplet, of the batch's own pairs (data.sampler=identities or pairs; askd[metric])."""
     margin: float = 0.5
-    """arcface: radians. cosface: a cosine (0.35, say). adaface: m (0.4 in its paper). combined has head.margins instead."""
+    """arcface: radians. cosface: a cosine (0.35, say). adaface: m (0.4 in its paper). combined has head.margins instead.
+    contrastive, triplet: a squared distance of unit vectors (1 in ABE, 0.2 in FaceNet)."""
     margins: Optional[list[float]] = None
     """m1, m2 (radians), m3 of combined."""
     h: Optional[float] = None
     """AdaFace's concentration; null: 0.333."""
     logit_scale: float = 64.0
-    """Factor on the cosines: ArcFace's s."""
+    """Factor on the cosines: ArcFace's s; contrastive and triplet have none."""
     subcentres: int = 1
     """Centres per class, of which the nearest counts."""
     label_smoothing: float = 0.0
@@ -106,6 +145,8 @@ class Head:
     """Part of the classes that a step sees: the people of its batch, and every other with this probability (PartialFC)."""
     weight: float = 1.0
     """Factor of the identity loss; 0: no head and no labels, the student learns from the teacher alone."""
+    divergence: Optional[DivergenceTerm] = None
+    """ABE's divergence loss between an ensemble's learners; needs no teacher, and so is part of what teacher and baseline learn, too."""
 
 
 @dataclass
@@ -226,6 +267,12 @@ class Train:
     """Batch norms over the whole batch, not over each process's part: results then don't depend on the number of processes."""
     clip: Optional[float] = 5.0
     """Largest norm of the gradient; null: none."""
+    accumulate: int = 1
+    """Micro-batches that train.batch is cut into, for less memory. The gradient is the mean of theirs: the same up to floating-point order,
+    but for what looks at a batch as a whole and now sees a micro-batch: batch norms, distill.relation, AdaFace's feature norms."""
+    ema: Optional[float] = None
+    """Decay of the weights' moving average, 0.999 say, which is then evaluated, selected and exported in place of the last weights;
+    null: none. At step n no more than (1 + n) / (10 + n)."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     log_every: int = 20
@@ -239,6 +286,10 @@ class Eval:
     or the path of a .bin, a .csv of pairs, or a folder."""
     sizes: list[int] = field(default_factory=lambda: [112, 56, 28, 14])
     """Pixels: image sizes to score at; a set with images of other sizes than 112x112 is scored once, as it is, brought to 112x112."""
+    degradations: list[Degradation] = field(default_factory=list)
+    """How askd.benchmark makes faces small, each in turn; empty: as data.degradation says."""
+    cross: bool = False
+    """askd.benchmark also scores every size against every other: galleries (left images of pairs) at one, probes at another."""
     protocols: list[Protocol] = field(default_factory=lambda: [Protocol.insightface, Protocol.askd])
     """How pairs are scored: the field's two ways, or exact (thresholds among the scores themselves); the first is compared by."""
     during: list[str] = field(default_factory=list)
@@ -259,6 +310,9 @@ class Teacher:
     """Recipe that trains the teacher; null: this one. The student of a recipe that names a teacher, the teacher of any other."""
     epochs: Optional[float] = None
     """Passes over the training images for the teacher; null: train.epochs."""
+    cache: bool = False
+    """Keep the teacher's embeddings of all images and their mirror images in <out>/cache and read them in place of running it: for terms
+    that need its embedding alone, with data.augment=none or flip."""
     sizes: list[int] = field(default_factory=lambda: [112])
     """Pixels: input sizes askd.teach trains at; anything but 112 makes it a baseline."""
 
@@ -267,6 +321,12 @@ class Teacher:
 class Baseline:
     enabled: bool = False
     """Also train the student's network without a teacher, under the same data, seed and schedule, to compare with."""
+
+
+@dataclass
+class Debug:
+    anomaly: bool = False
+    """Name the module that first makes a non-finite number, forward or (not with fp16) backward: slow, and not with compile."""
 
 
 @dataclass
@@ -281,8 +341,9 @@ class Recipe:
     """auto takes CUDA where there is one."""
     precision: Precision = Precision.auto
     """Arithmetic of the trunk; auto takes bf16 where the machine computes it."""
-    compile: bool = False
-    """torch.compile trunk and teacher: minutes at the start, faster steps (needs a C++ compiler on CPU)."""
+    compile: Optional[bool] = None
+    """torch.compile trunk, teacher and terms: minutes at the start, faster steps. null: on CUDA where Triton and a C compiler are there, not
+    on a CPU, where true needs a C++ compiler."""
     resume: Resume = Resume.auto
     """auto goes on from the newest checkpoint of the same recipe; never starts anew, and refuses to overwrite."""
     data: Data = field(default_factory=Data)
@@ -293,5 +354,6 @@ class Recipe:
     eval: Eval = field(default_factory=Eval)
     teacher: Teacher = field(default_factory=Teacher)
     baseline: Baseline = field(default_factory=Baseline)
+    debug: Debug = field(default_factory=Debug)
     after: list[After] = field(default_factory=list)
     """Verbs to run when training is done: benchmark, export."""

@@ -10,102 +10,27 @@ import resource
 import statistics
 import sys
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
-import yaml
 
 from askd import cli
-from askd.backbone import build_backbone
 from askd.benchmark import benchmark
-from askd.data.cards import load_card
 from askd.distill import check_first, find_teacher
-from askd.distiller import Distiller, Trunk
 from askd.engine import dist
-from askd.engine.precision import choose_precision
 from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
 from askd.evaluation.comparison import plot_differences, tables
-from askd.method import make_head, make_projections, make_terms
-from askd.recipe import epochs, load, training_view
+from askd.method import teaches
+from askd.recipe import epochs, load
 from askd.schema import Recipe
+from askd.step_time import seconds_per_step
+from askd.study_plan import USAGE, Job, Study, parse
 from askd.teach import choose_device, train_role
-from askd.teachers import Frozen, load_network, weights_hash
+from askd.teachers import load_network, weights_hash
 from askd.training_data import open_training
 
 WHAT = "Compare methods on one recipe: teacher, baseline and every method, over sizes and seeds, with paired intervals and cost."
-USAGE = "recipe=NAME methods=[base,askd,askd+kd] [sizes=[28,14,all]] [seeds=3] [out=study] [jobs=1] " \
-        "[threads=N] [dry_run=true] [key=value ...]  |  report RESULTS.jsonl"
-TIMED_STEPS = 3
-
-
-@dataclass(frozen=True)
-class Job:
-    """One network to train: a method (or `teacher`) at training sizes with a seed."""
-
-    method: str
-    sizes: tuple[int, ...]
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.method} at {', '.join(map(str, self.sizes))} px, seed {self.seed}"
-
-    def name(self, recipe: str) -> str:
-        """Of its run folder."""
-        return f"{recipe}_{'+'.join(Path(part).stem for part in self.method.split('+'))}_{'_'.join(map(str, self.sizes))}px"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What was asked for. given: recipe=NAME and key=value arguments of every run; sizes: the training sizes of each student."""
-
-    given: tuple[str, ...]
-    methods: tuple[str, ...]
-    sizes: tuple[tuple[int, ...], ...]
-    seeds: tuple[int, ...]
-    out: Path
-    jobs: int
-    threads: int | None
-
-    def teachers(self) -> list[Job]:
-        """One per seed."""
-        return [Job("teacher", (112,), seed) for seed in self.seeds]
-
-    def students(self) -> list[Job]:
-        """Seed by seed, so that a study that is cut short has whole seeds."""
-        return [Job(method, sizes, seed) for seed in self.seeds for sizes in self.sizes for method in self.methods]
-
-    @cache
-    def recipe_name(self) -> str:
-        """Of the recipe that all methods are laid over."""
-        return load([self.given[0]]).name
-
-    @cache
-    def settings(self, job: Job) -> dict:
-        """All that a job's figures depend on besides its seed: its training view, its teacher's origin, what was rendered, what scores it."""
-        recipe, role = load(self.arguments(job)), {"teacher": "teacher", "base": "baseline"}.get(job.method, "student")
-        view = training_view(recipe, role)
-        del view["seed"]
-        rendered = load_card(recipe.data.set).render
-        teacher = recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe"
-        scored = {"sets": recipe.eval.sets, "protocols": [protocol.name for protocol in recipe.eval.protocols]}
-        own = {"teacher": teacher, "rendered": asdict(rendered) if rendered else None, "scored": scored}
-        return json.loads(json.dumps({**view, **own}))
-
-    def arguments(self, job: Job, teacher: str | None = None) -> list[str]:
-        """The command line of one run."""
-        given = [argument.replace("{seed}", str(job.seed)) for argument in self.given]
-        every = sorted({112, *(size for sizes in self.sizes for size in sizes)}, reverse=True) if job.method == "teacher" else job.sizes
-        common = [*given, f"seed={job.seed}", f"out={self.out / 'runs'}", f"eval.sizes={list(every)}"]
-        if job.method == "teacher":
-            return common
-        name = job.name(self.recipe_name())
-        taught = [f"teacher.checkpoint={teacher}"] if teacher else []
-        return [*common, f"method={job.method}", f"data.sizes={list(job.sizes)}", f"name={name}", *taught]
 
 
 def main(argv: list[str]) -> None:
@@ -124,54 +49,11 @@ def main(argv: list[str]) -> None:
     study.out.mkdir(parents=True, exist_ok=True)
     failed = run_all(study, results)
     lines = [line for job in (*study.teachers(), *study.students()) if (line := find_line(study, job, read(results))) is not None]
-    if any(line["method"] != "teacher" for line in lines):
+    if len(lines) > sum(line["method"].startswith("teacher") for line in lines):
         write_report(study, recipe, lines)
         print(f"\n{study.out / 'report.md'}, {study.out / 'differences.png'}, {results}")
     if failed:
         raise TrainingError(f"{len(failed)} runs failed ({'; '.join(failed)}); the others stand, and the same command takes these up again")
-
-
-def parse(argv: list[str]) -> tuple[Study, bool]:
-    """The study of a command line, and whether it is a dry run; RecipeError names what does not fit."""
-    options = dict(argument.split("=", 1) for argument in argv if "=" in argument)
-    if len(options) != len(argv) or "recipe" not in options or "methods" not in options:
-        raise RecipeError(f"usage: python -m askd.study {USAGE}, got {' '.join(argv) or 'nothing'}")
-    for key in ("method", "data.sizes", "eval.sizes", "seed", "name", "resume", "baseline.enabled", "after"):
-        if key in options:
-            raise RecipeError(f"{key} is the study's own to set; leave it out (methods=, sizes=, seeds=, out= say what to run)")
-    own = {key: _value(key, options.pop(key, default)) for key, default in (
-        ("methods", ""), ("sizes", "null"), ("seeds", "3"), ("out", "study"), ("jobs", "1"), ("threads", "null"), ("dry_run", "false"),
-    )}
-    given = (f"recipe={options.pop('recipe')}", *(f"{key}={value}" for key, value in options.items()))
-    methods = tuple(map(str, _listed(own["methods"])))
-    if len(set(methods)) != len(methods) or "teacher" in methods:
-        raise RecipeError(f"methods= takes distinct methods, got {', '.join(methods)}; the teacher is trained anyway")
-    listed = _listed(load([given[0]]).data.sizes if own["sizes"] is None else own["sizes"])
-    alone = [size for size in listed if size != "all"]
-    if not alone or not all(type(size) is int for size in alone) or len(set(listed)) != len(listed):
-        raise RecipeError(f"sizes= takes distinct pixels and `all` (one student for 112 and all of them), got {own['sizes']}")
-    sizes = tuple((size,) if size != "all" else tuple(dict.fromkeys((112, *alone))) for size in listed)
-    seeds = tuple(range(own["seeds"])) if isinstance(own["seeds"], int) else tuple(_listed(own["seeds"]))
-    for key, good, expected in (
-        ("seeds", bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds), "how many (3), or a list ([0,2])"),
-        ("jobs", type(own["jobs"]) is int and own["jobs"] >= 1, "how many runs at a time"),
-        ("threads", own["threads"] is None or type(own["threads"]) is int and own["threads"] >= 1, "CPU threads per run"),
-        ("dry_run", isinstance(own["dry_run"], bool), "true or false"),
-    ):
-        if not good:
-            raise RecipeError(f"{key}= says {expected}, got {own[key]}")
-    return Study(given, methods, sizes, seeds, Path(str(own["out"])), own["jobs"], own["threads"]), own["dry_run"]
-
-
-def _value(key: str, text: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"{key}={text} cannot be read; lists are written [a,b]") from None
-
-
-def _listed(value: object) -> list:
-    return value if isinstance(value, list) else [value]
 
 
 def check(study: Study) -> Recipe:
@@ -181,8 +63,8 @@ def check(study: Study) -> Recipe:
         arguments = study.arguments(Job(method, study.sizes[0], seed))
         recipe = load(arguments)
         check_first(recipe, arguments)
-        if method == "base" and not recipe.head.weight:
-            raise RecipeError("head.weight=0 leaves the baseline nothing to learn; drop base from methods=, or take another recipe")
+        if study.role(method) == "baseline" and not recipe.head.weight:
+            raise RecipeError(f"head.weight=0 leaves the baseline nothing to learn; drop {method} from methods=, or take another recipe")
     return load([study.given[0], *study.arguments(Job("teacher", (112,), seed))[1:]])
 
 
@@ -190,9 +72,9 @@ def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
     """The finished run of a job, with its very settings and, for a student, taught by the teacher that stands for its seed."""
     taught_by = None
     if job.method != "teacher":
-        teacher = find_line(study, Job("teacher", (112,), job.seed), lines)
+        teacher = find_line(study, study.teacher_of(job), lines)
         taught_by = teacher and teacher["sha256"]
-    key = (study.recipe_name(), job.method, list(job.sizes), job.seed, study.settings(job), taught_by)
+    key = (study.recipe_name(), job.label, list(job.sizes), job.seed, study.settings(job), taught_by)
     parts = ("recipe", "method", "sizes", "seed", "settings", "teacher")
     return next((line for line in lines if tuple(line[part] for part in parts) == key), None)
 
@@ -219,7 +101,7 @@ def run_all(study: Study, results: Path) -> list[str]:
     def run(job: Job, launch: Launch) -> None:
         with lock:
             lines = read(results)
-        teacher = None if job.method == "teacher" else find_line(study, Job("teacher", (112,), job.seed), lines)
+        teacher = None if job.method == "teacher" else find_line(study, study.teacher_of(job), lines)
         if find_line(study, job, lines) is not None:
             return
         if job.method != "teacher" and teacher is None:
@@ -233,7 +115,7 @@ def run_all(study: Study, results: Path) -> list[str]:
             failed.append(f"{job}: {last} (see {log})")
             return
         line = {
-            "recipe": study.recipe_name(), "method": job.method, "sizes": job.sizes, "seed": job.seed, "settings": study.settings(job),
+            "recipe": study.recipe_name(), "method": job.label, "sizes": job.sizes, "seed": job.seed, "settings": study.settings(job),
             "teacher": teacher and teacher["sha256"], **json.loads(outcome.read_text()),
         }
         with lock, open(results, "a") as file:
@@ -256,7 +138,7 @@ def run_one(argv: list[str]) -> None:
         if method == "teacher":
             role, folder = "teacher", find_teacher(recipe, arguments, device)
         else:
-            role = "baseline" if method == "base" else "student"
+            role = "student" if teaches(recipe) else "baseline"
             folder = train_role(recipe, role, device, Path(recipe.teacher.checkpoint))
         scored = Path(recipe.out) / recipe.name / "benchmark" / f"seed{recipe.seed}"
         benchmark(recipe, {role: folder}, scored, device)
@@ -283,47 +165,15 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
     seconds: dict[str, float] = {}
     lines = [f"{recipe.name}: {len(faces)} images of {len(faces.class_names)} people, batches of {recipe.train.batch}, {per_epoch} an epoch"]
     for job in (*study.teachers(), *study.students()):
-        if job.method not in seconds:
-            seconds[job.method] = seconds_per_step(load(study.arguments(job)), job.method, len(faces.class_names))
-        state = f"about {steps(job) * seconds[job.method] / 60:.0f} min" if job in pending else "done"
+        if job.label not in seconds:
+            timed = load(study.arguments(job))
+            distils = study.role(job.method) == "student"
+            seconds[job.label] = seconds_per_step(timed, distils, len(faces.class_names), torch.device(choose_device(timed)))
+        state = f"about {steps(job) * seconds[job.label] / 60:.0f} min" if job in pending else "done"
         lines.append(f"  {job}: {state}")
-    total = sum(steps(job) * seconds[job.method] for job in pending)
+    total = sum(steps(job) * seconds[job.label] for job in pending)
     lines.append(f"{len(pending)} runs, about {total / 3600:.1f} hours of steps, one at a time and without evaluation (jobs={study.jobs})")
     return "\n".join(lines)
-
-
-def seconds_per_step(recipe: Recipe, method: str, classes: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median time of one training step (forward, backward, optimiser) of a method: `teacher` and `base` learn from labels alone."""
-    device = torch.device(choose_device(recipe))
-    precision = choose_precision(recipe.precision.name, device)
-    backbone = build_backbone(recipe, "teacher", None).to(device=device, memory_format=torch.channels_last)
-    head = make_head(recipe, recipe.network.embedding, classes).to(device) if recipe.head.weight else None
-    teacher, projections, terms = None, None, {}
-    if method not in ("teacher", "base"):
-        checkpoint = recipe.teacher.checkpoint
-        network = load_network(checkpoint)[0] if checkpoint else build_backbone(recipe, "teacher", None)
-        projections = make_projections(recipe, backbone, network)
-        taught = make_head(recipe, network.head_hidden_size, classes).to(device).requires_grad_(False).eval()
-        terms = make_terms(recipe, (head, taught))
-        teacher = Frozen(network, device) if terms else None
-    modules = [module.to(device) for module in (backbone, head, projections) if module is not None]
-    distiller = Distiller(Trunk(backbone, projections), head, teacher, terms, recipe.head.weight)
-    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, fused=True)
-    images = torch.rand(2, recipe.train.batch, 3, 112, 112, device=device) * 2 - 1
-    hr, lr = (image.contiguous(memory_format=torch.channels_last) for image in images)
-    label = torch.randint(classes, (recipe.train.batch,), device=device)
-    times = []
-    for _ in range(TIMED_STEPS + 1):
-        began = clock()
-        optimizer.zero_grad()
-        with precision.autocast():
-            loss = distiller(hr, lr, label)["loss"]
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for the device
-        times.append(clock() - began)
-    return statistics.median(times[1:])
 
 
 def report(lines: list[dict]) -> str:
@@ -343,13 +193,14 @@ def report(lines: list[dict]) -> str:
 
 def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     """OUT/report.md, which states the protocol, and OUT/differences.png."""
+    apart = ", but for those that change the network, which have a teacher of their own" if any(job.network for job in study.teachers()) else ""
     missing = len(study.teachers()) + len(study.students()) - len(lines)
     data, network, learns = recipe.data, recipe.network, recipe.train
     trained_at = " | ".join("+".join(map(str, sizes)) for sizes in study.sizes)
     again = f"methods=[{','.join(study.methods)}] seeds=[{','.join(map(str, study.seeds))}]"
     text = [
         f"# {recipe.name}: {', '.join(study.methods)}", "",
-        f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods; training at {trained_at} px of "
+        f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods{apart}; training at {trained_at} px of "
         f"{data.set}, degradation {data.degradation.name}; {network.backbone} with {network.attention.name}, started from {network.init}; "
         f"{learns.epochs:g} epochs (the teacher {epochs(recipe, 'teacher'):g}) of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same weights to start from, the same images in "

@@ -4,9 +4,8 @@
 """
 from __future__ import annotations
 
-import os
-import shutil
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from askd.collectives import Ranks
 from askd.data.loader import prepare
 from askd.distiller import Distiller, Trunk
 from askd.engine import dist
+from askd.engine.compiling import choose_compile
 from askd.engine.checkpoint import read_state, save_tensors, save_weights
 from askd.engine.loop import train
 from askd.engine.optimizer import make_optimizer
@@ -27,12 +27,15 @@ from askd.engine.rows import update_seen_rows
 from askd.engine.schedule import make_schedule
 from askd.engine.shards import load_whole, whole_state
 from askd.errors import RecipeError
-from askd.method import check_method, inherit_centres, is_sharded, make_head, make_terms, of_whole_batch, teaches
+from askd.method import (
+    check_method, inherit_centres, is_sharded, make_identity, make_own_terms, make_terms, of_whole_batch, teacher_parts, teaches,
+)
 from askd.models.sync_bn import synchronise_batch_norms
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import epochs, load, training_view
 from askd.run_folder import begin_folder, class_digest, describe, is_finished, run_folder
-from askd.schema import Device, Recipe, Resume
+from askd.schema import Device, OnBadImage, Recipe, Resume
+from askd.teacher_cache import cached_teacher
 from askd.teachers import Frozen, load_network, weights_hash
 from askd.training_data import make_batches, open_training
 from askd.watch import make_evaluate, watched_set
@@ -52,13 +55,10 @@ def main(argv: list[str]) -> None:
 
 
 def choose_device(recipe: Recipe) -> str:
-    """cpu or cuda; asking for CUDA where there is none, or for compilation without a compiler, is an error."""
+    """cpu or cuda; asking for CUDA where there is none is an error."""
     if recipe.device is Device.cuda and not torch.cuda.is_available():
         raise RecipeError("device=cuda, but this machine has no CUDA device; use device=auto or device=cpu")
-    device = "cuda" if recipe.device is not Device.cpu and torch.cuda.is_available() else "cpu"
-    if recipe.compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise RecipeError("compile=true on a CPU needs a C++ compiler (g++, or the one that CXX names); install it, or use compile=false")
-    return device
+    return "cuda" if recipe.device is not Device.cpu and torch.cuda.is_available() else "cpu"
 
 
 def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Path | None = None, why: str = "") -> Path:
@@ -70,15 +70,17 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     """
     folder = run_folder(recipe, role)
     precision = choose_precision(recipe.precision.name, device)
+    compiles, why_compiled = choose_compile(False if recipe.debug.anomaly else recipe.compile, device)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
 
     card, faces, held_out = open_training(recipe)
     sizes = recipe.teacher.sizes if role == "teacher" else recipe.data.sizes
     teacher_network, teacher_meta = load_network(teacher_path) if teacher_path else (None, {})
     torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
     backbone = build_backbone(recipe, role, teacher_network)
-    batches = make_batches(recipe, faces, sizes)
+    batches = make_batches(recipe, faces, sizes, device)
     ranks = Ranks(batches.even)
-    head = make_head(recipe, recipe.network.embedding, len(faces.class_names), ranks=ranks) if recipe.head.weight else None
+    head = make_identity(recipe, len(faces.class_names), ranks)
     distils = role == "student" and teaches(recipe)
     if head is None and not distils:
         raise RecipeError(f"head.weight=0, but a {role} has nothing else to learn from; leave head.weight above 0")
@@ -99,15 +101,24 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         module.to(device=device, memory_format=torch.channels_last)
     per_epoch = batches.steps_per_epoch
     if recipe.head.warmup_epochs and head is not None:
-        head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1))
-    teacher = Frozen(teacher_network, device, recipe.compile) if distils else None
+        head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1), recipe.train.accumulate)
+    teacher = Frozen(teacher_network, device, compiles, precision.dtype, teacher_parts(recipe)) if distils else None
     heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device, ranks) if distils else None
     terms = make_terms(recipe, heads, ranks) if distils else {}
+    cache = None
+    if terms and recipe.teacher.cache:
+        cache = cached_teacher(
+            teacher, identity["teacher"], teacher_network.head_hidden_size, faces, Path(recipe.out) / "cache", precision, device,
+            batch=max(recipe.train.batch // dist.world_size(), 1), skip_bad=recipe.data.on_bad_image is OnBadImage.skip,
+        )
     trunk = Trunk(backbone, projections)
     trunk = parallel(synchronise_batch_norms(trunk, device) if recipe.train.sync_bn else trunk, device)
-    unit_trunk = torch.compile(trunk) if recipe.compile else trunk
     unit_head = head if head is None or is_sharded(recipe) else parallel(head, device)
-    distiller = Distiller(unit_trunk, unit_head, teacher if terms else None, terms, recipe.head.weight, ranks, of_whole_batch(recipe))
+    unit_trunk = torch.compile(trunk) if compiles else trunk
+    distiller = Distiller(
+        unit_trunk, unit_head, (cache or teacher) if terms else None, terms, recipe.head.weight, make_own_terms(recipe), ranks,
+        of_whole_batch(recipe),
+    )
     learns = recipe.train
     optimizer = make_optimizer(
         modules.values(), learns.optimizer.name, learns.lr, learns.weight_decay, learns.momentum, learns.nesterov, learns.decay_all,
@@ -122,24 +133,27 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     degradation, quantise = recipe.data.degradation.name, recipe.data.quantise
 
     def unit(batch):
-        return distiller(*prepare(batch, device, degradation, quantise))
+        hr, lr, label = prepare(batch, device, degradation, quantise)
+        return distiller(batch.row if cache else hr, lr, label)
 
-    evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher) if watched else None
+    evaluate = make_evaluate(watched, backbone, sizes, recipe, precision, device, teacher, folder) if watched else None
     if dist.is_main():
         begin_folder(folder, recipe, identity, faces)
         if isinstance(teacher_network, OnnxNetwork):
             print(f"teacher: {teacher_network.path}, fed {teacher_network.fed()}", file=sys.stderr)
         print(
             f"{why}{role}: {recipe.network.backbone} ({sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters) at "
-            f"{', '.join(map(str, sizes))} px on {device}, {precision.why}; {len(faces)} images of {len(faces.class_names)} "
+            f"{', '.join(map(str, sizes))} px on {device}; {len(faces)} images of {len(faces.class_names)} "
             f"people, {steps} steps of {recipe.train.batch} ({passes:g} epochs)", file=sys.stderr,
         )
+        print(f"{role}: {'; '.join([precision.why, why_compiled, 'channels-last; fused ' + learns.optimizer.name, *chosen(recipe)])}", file=sys.stderr)
     dist.barrier()
     summary = train(
         unit=unit, modules=modules, batches=batches, optimizer=optimizer, schedule=schedule, steps=steps,
         precision=precision, clip=recipe.train.clip, folder=folder, checkpoint_every=recipe.train.checkpoint_every,
         log_every=recipe.train.log_every, evaluate=evaluate, evaluate_every=max(round(recipe.eval.every_epochs * per_epoch), 1),
         select=None if recipe.eval.select == "last" else f"{recipe.eval.select}/auc", resume=recipe.resume is Resume.auto,
+        accumulate=learns.accumulate, unsynced=lambda: unsynced(trunk, unit_head), ema=learns.ema, anomaly=recipe.debug.anomaly,
         title=f"{recipe.name} {role}",
     )
     if summary.best_path is not None:
@@ -148,7 +162,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
             load_whole(module, best[name], summary.best_path)
     learnt = whole_state(head) if head is not None else None
     if dist.is_main():
-        if learnt is not None:
+        if learnt:
             save_tensors(folder / "head.safetensors", learnt)
         meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
         save_weights(folder, backbone.state_dict(), meta)
@@ -161,6 +175,27 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
     if dist.world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+
+def unsynced(*modules: nn.Module | None) -> AbstractContextManager:
+    """Inside, DDP adds gradients up without averaging them over processes."""
+    stack = ExitStack()
+    for module in modules:
+        if isinstance(module, DistributedDataParallel):
+            stack.enter_context(module.no_sync())
+    return stack
+
+
+def chosen(recipe: Recipe) -> list[str]:
+    """What the recipe asks of the step beyond the defaults, in words for the line at the start."""
+    accumulate, ema, parts = recipe.train.accumulate, recipe.train.ema, []
+    if accumulate > 1:
+        parts.append(f"{accumulate} micro-batches of {recipe.train.batch // accumulate}, which is what batch norms and relations see")
+    if ema is not None:
+        parts.append(f"weights averaged with decay {ema:g}")
+    if recipe.debug.anomaly:
+        parts.append("looking for non-finite numbers in every module, which is slow")
+    return parts
 
 
 if __name__ == "__main__":

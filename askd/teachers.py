@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,13 +14,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from askd.engine.checkpoint import load_module, load_weights
 from askd.errors import CheckpointError
 from askd.models import make_backbone
-from askd.models.features import Features
+from askd.models.ensemble import Ensemble
+from askd.models.features import Backbone, Features
 from askd.models.imported import import_checkpoint
-from askd.models.iresnet import IResNet
 from askd.models.onnx_network import OnnxNetwork
+from askd.models.staged import StagedBackbone
 
 
-def load_network(path: str | Path) -> tuple[IResNet | OnnxNetwork, dict]:
+def load_network(path: str | Path) -> tuple[Backbone | OnnxNetwork, dict]:
     """Any network that can teach: what load_backbone reads, an ONNX recogniser, or an InsightFace pack; and what is known of it."""
     path = Path(path)
     pack = path.is_dir() and not (path / "meta.json").exists() and any(path.glob("*.onnx"))
@@ -27,7 +31,7 @@ def load_network(path: str | Path) -> tuple[IResNet | OnnxNetwork, dict]:
     return network, {"source": "ONNX recogniser", "backbone": network.path.name, "input": network.input}
 
 
-def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
+def load_backbone(path: str | Path) -> tuple[Backbone, dict]:
     """The network in a run folder (model.safetensors + meta.json) or in a foreign checkpoint file, and what is known of it.
 
     Strict: every key fits, or CheckpointError names the first that does not.
@@ -42,7 +46,7 @@ def load_backbone(path: str | Path) -> tuple[IResNet, dict]:
     weights, meta = load_weights(path)
     try:
         backbone = make_backbone(meta["backbone"], **meta["network"])
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # meta.json can hold anything
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # meta.json can hold anything
         raise CheckpointError(f"{path}/meta.json does not describe a network ({error}); the run was made by another version") from None
     load_module(backbone, weights, path)
     return backbone, meta
@@ -62,32 +66,59 @@ def weights_hash(module: nn.Module | OnnxNetwork) -> str:
 class Frozen:
     """A network that only answers, a teacher above all: eval mode, no gradient, batch norms folded into the convolutions before them.
 
-    An ONNX recogniser is so already.
+    dtype: bfloat16 or float16 to answer in, its convolutions and linear maps kept so; None leaves that to the caller's autocast.
+    keep: the parts of Features that a call returns beside the embedding; the others are dropped at once, and not computed by compiled code.
+    An ONNX recogniser is all that already.
 
     Not an nn.Module on purpose: it can enter nobody's state_dict, DDP or train().
     """
 
-    def __init__(self, backbone: IResNet | OnnxNetwork, device: torch.device, compile: bool = False):
+    def __init__(
+        self, backbone: Backbone | OnnxNetwork, device: torch.device, compile: bool = False, dtype: torch.dtype | None = None,
+        keep: Collection[str] = ("attention", "stages"),
+    ):
+        self.backbone, self._reduced = backbone, nullcontext
         if isinstance(backbone, OnnxNetwork):
-            self.backbone, self._forward = backbone, backbone.forward_all
+            self._answer = backbone.forward_all
             return
-        self.backbone = fold_batch_norms(backbone.eval().requires_grad_(False))
-        self.backbone.to(device=device, memory_format=torch.channels_last)
-        self._forward = torch.compile(self.backbone.forward_all) if compile else self.backbone.forward_all
+        fold_batch_norms(backbone.eval().requires_grad_(False)).to(device=device, memory_format=torch.channels_last)
+        if dtype is not None:
+            self._reduced = partial(torch.autocast, device.type, dtype)
+            for part in backbone.modules():
+                if isinstance(part, (nn.Conv2d, nn.Linear)):  # what autocast would convert anew at every call
+                    part.to(dtype)
+        dropped = {name: () for name in ("attention", "stages") if name not in keep}
+
+        def answer(image: Tensor) -> Features:
+            return backbone.forward_all(image)._replace(**dropped)
+
+        self._answer = torch.compile(answer) if compile else answer
 
     def __call__(self, image: Tensor) -> Features:
         """(B, 3, 112, 112) in [-1, 1] -> Features without gradient."""
-        with torch.no_grad():
-            return self._forward(image)
+        with torch.no_grad(), self._reduced():
+            return self._answer(image)
+
+    def forward_all(self, image: Tensor) -> Features:
+        """The same with every part there is, and not compiled: for a look at it now and then."""
+        with torch.no_grad(), self._reduced():
+            return self.backbone.forward_all(image)
 
 
-def fold_batch_norms(backbone: IResNet) -> IResNet:
-    """Fold every batch norm that follows a convolution into it, in place; the ones before a convolution stay (its padding is zero)."""
-    backbone.stem[0], backbone.stem[1] = fuse_conv_bn_eval(backbone.stem[0], backbone.stem[1]), nn.Identity()
-    for stage in backbone.stages:
-        for block in stage:
-            block.conv1, block.bn2 = fuse_conv_bn_eval(block.conv1, block.bn2), nn.Identity()
-            block.conv2, block.bn3 = fuse_conv_bn_eval(block.conv2, block.bn3), nn.Identity()
-            if block.shortcut is not None:
-                block.shortcut = nn.Sequential(fuse_conv_bn_eval(block.shortcut[0], block.shortcut[1]))
+def fold_batch_norms(backbone: Backbone) -> Backbone:
+    """Fold every batch norm that directly follows a convolution into it, in place; a network of timm's stays as it is.
+
+    Which those are, a block says by FOLDS, pairs of attributes; in a plain nn.Sequential, neighbours are. Norms before a padded
+    convolution stay: its padding is zero behind them.
+    """
+    if not isinstance(backbone, (StagedBackbone, Ensemble)):
+        return backbone
+    for module in list(backbone.modules()):
+        pairs = getattr(module, "FOLDS", ())
+        if type(module) is nn.Sequential:
+            pairs = [(str(i), str(i + 1)) for i, layer in enumerate(module[:-1])
+                     if type(layer) is nn.Conv2d and type(module[i + 1]) is nn.BatchNorm2d]
+        for convolution, norm in pairs:
+            setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+            setattr(module, norm, nn.Identity())
     return backbone

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from askd.collectives import Ranks
 from askd.heads.classifier import MarginHead
+from askd.heads.learners import LearnerHeads
 from askd.heads.sharded import ShardedHead, sharded_divergence
 from askd.losses.attention import attention_similarity
+from askd.losses.divergence import divergence
 from askd.losses.embedding import embedding_similarity
 from askd.losses.feature import feature_similarity
 from askd.losses.logit import softened_divergence
@@ -60,7 +62,7 @@ def relation_term(distance: float, angle: float, cross: float, ranks: Ranks = Ra
     return term
 
 
-def logit_term(temperature: float, logits: str, source: str, heads: tuple[MarginHead, MarginHead]) -> Term:
+def logit_term(temperature: float, logits: str, source: str, heads: tuple[MarginHead | LearnerHeads, MarginHead]) -> Term:
     """KD between the student's head and one that holds the teacher's class centres, under the student's scale and margin.
 
     logits: `margin` softens what the cross-entropy sees, margin included, as F-SKD does; `cosine` the scaled cosines without it.
@@ -68,13 +70,13 @@ def logit_term(temperature: float, logits: str, source: str, heads: tuple[Margin
     source: where those centres are from has been seen to by whoever built the heads.
     """
     student_head, teacher_head = heads
-    divergence = sharded_divergence if isinstance(student_head, ShardedHead) else softened_divergence
+    distance = sharded_divergence if isinstance(teacher_head, ShardedHead) else softened_divergence
 
-    def of(head: MarginHead, embedding: Tensor, label: Tensor) -> Tensor:
+    def of(head: MarginHead | LearnerHeads, embedding: Tensor, label: Tensor) -> Tensor:
         return head.logits(embedding, label) if logits == "margin" else head.logit_scale * head.cosine(embedding)
 
     def term(student: Features, teacher: Features, label: Tensor) -> Tensor:
-        return divergence(of(student_head, student.embedding, label), of(teacher_head, teacher.embedding, label), temperature)
+        return distance(of(student_head, student.identity, label), of(teacher_head, teacher.embedding, label), temperature)
 
     return term
 
@@ -89,7 +91,19 @@ def embedding_term(distance: str, projection: str) -> Term:
     return term
 
 
-# Schema field -> factory; its arguments are the field's own keys but for the weight. KD's takes the two heads besides, the relations' how the batch lies on the ranks.
+def divergence_term(margin: float, reduction: str) -> Callable[[Features], Tensor]:
+    """ABE's divergence of one image's embeddings by an ensemble's learners; of the student alone, see losses.divergence."""
+
+    def term(student: Features) -> Tensor:
+        if student.learners is None:
+            raise ValueError("divergence needs the learners of an ensemble; this network has one embedding")
+        return divergence(student.learners, margin, reduction)
+
+    return term
+
+
+# Schema field -> factory; its arguments are the field's own keys but for the weight. KD's takes the two heads besides, the relations' how
+# the batch lies on the ranks.
 TERMS: dict[str, Callable[..., Term]] = {
     "attention": attention_term, "feature": feature_term, "relation": relation_term, "logit": logit_term, "embedding": embedding_term,
 }

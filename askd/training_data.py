@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 import sys
 
+import torch
+
 from askd.data.cards import Card, load_card
 from askd.data.faces import FaceSet, Subset, split_by_hash
 from askd.data.loader import TrainingBatches
@@ -31,14 +33,14 @@ def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
     return card, faces, held_out
 
 
-def make_batches(recipe: Recipe, faces: FaceSet, sizes: list[int]) -> TrainingBatches:
+def make_batches(recipe: Recipe, faces: FaceSet, sizes: list[int], device: torch.device) -> TrainingBatches:
     """This rank's batches of the training faces; RecipeError where the sampler cannot make any."""
     try:
         batches = TrainingBatches(
             faces, batch=recipe.train.batch, sizes=sizes, augment=recipe.data.augment.name, degradation=recipe.data.degradation.name,
             sampler=recipe.data.sampler.name, images_per_identity=recipe.data.images_per_identity,
             skip_bad=recipe.data.on_bad_image is OnBadImage.skip, seed=recipe.seed, workers=recipe.data.workers, rank=dist.rank(),
-            world=dist.world_size(), drop_last=recipe.data.drop_last,
+            world=dist.world_size(), drop_last=recipe.data.drop_last, accumulate=recipe.train.accumulate, device=device,
         )
     except ValueError as error:
         raise RecipeError(f"data.sampler={recipe.data.sampler.name} of {recipe.data.set}: {error}") from None

@@ -1,9 +1,12 @@
 """What a student costs where it runs: PyTorch eager and compiled, ONNX in float32 and int8, on one and two threads; and a large gallery.
 
-    python benchmarks/deploy.py [backbones=iresnet18,iresnet50] [threads=1,2] [batch=16] [rounds=3] [faces=1000000] [width=512]
+    python benchmarks/deploy.py [backbones=iresnet18,iresnet50,mobilefacenet] [threads=1,2] [batch=16] [rounds=3] [faces=1000000]
+                                [width=512] [out=benchmarks/results/deploy.jsonl]
 
-Every variant has a process of its own; variants take turns, `rounds` times, and the best round counts, for other work on the machine
-can only slow one down. Weights are random: speed does not depend on them. Nothing is asserted: read the ratios.
+Every variant has a process of its own; the variants of a row (a backbone on so many threads) take turns, `rounds` times, and the best round
+counts, for other work on the machine can only slow one down. A finished row is a line of `out`; rows that this machine has there are
+not measured again, so the same command goes on where it was stopped, and prints the tables. Weights are random: speed does not depend on
+them. Nothing is asserted: read the ratios.
 """
 from __future__ import annotations
 
@@ -133,33 +136,77 @@ def child(threads: int, *arguments: object) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    options = {"backbones": "iresnet18,iresnet50", "threads": "1,2", "batch": "16", "rounds": "3", "faces": "1000000", "width": "512"}
-    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+def machine() -> dict:
+    """What a row's figures hold for."""
+    import onnxruntime
     import torch
 
-    units = [unit for unit in ("amx_int8", "avx512_vnni", "amx_bf16", "avx512_bf16", "avx512_f") if torch.cpu.get_capabilities().get(unit)]
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs with {', '.join(units)}; torch {torch.__version__}; load {os.getloadavg()[0]:.1f} at the start")
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    units = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    return {"cpu": names[0] if names else platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__, "units": [unit for unit in units if torch.cpu.get_capabilities().get(unit)]}
+
+
+def speeds(backbone: str, folder: Path, threads: int, batch: int, rounds: int) -> dict:
+    """Variant -> latency, rate and megabytes, the best of `rounds` turns."""
+    if not (folder / f"{backbone}.int8").is_file():
+        prepare(backbone, folder)
+    taken: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
+    for _ in range(rounds):
+        for variant in VARIANTS:
+            taken[variant].append(child(threads, "speed", variant, backbone, folder, threads, batch))
+    return {variant: {
+        "latency": min(run["latency"] for run in runs), "rate": max(run["rate"] for run in runs),
+        "megabytes": (folder / f"{backbone}.{'int8' if variant == 'int8' else 'onnx'}").stat().st_size / 1e6,
+    } for variant, runs in taken.items()}
+
+
+def show(line: dict) -> None:
+    """A row as a table."""
+    row, found = line["row"], line["found"]
+    where = f"{row['threads']} thread{'s' * (row['threads'] > 1)}, load {line['load']:.1f} at its start"
+    if row["what"] == "gallery":
+        print(f"\ngallery of {row['faces']:,} faces of {row['width']} numbers, {where}: built in {found['built']:.1f} s "
+              f"({found['bytes'] / 1e9:.2f} GB), opened in {1000 * found['opened']:.1f} ms, searched in {1000 * found['one']:.0f} ms (one probe) "
+              f"and {1000 * found['sixteen']:.0f} ms (sixteen), recall at 10 {found['recall']:.4f}, {found['own'] / 1e6:.0f} MB of its own", flush=True)
+        return
+    print(f"\n{row['backbone']}, batch {row['batch']}, {where}")
+    print(f"{'variant':<40}{'ms, one':>9}{'faces/s':>9}{'ratio':>8}{'MB':>8}")
+    for variant in VARIANTS:
+        run = found[variant]
+        ratio = run["rate"] / found["eager"]["rate"]
+        print(f"{NAMES[variant]:<40}{run['latency']:>9.1f}{run['rate']:>9.1f}{ratio:>7.2f}x{run['megabytes']:>8.1f}", flush=True)
+
+
+def main() -> None:
+    options = {"backbones": "iresnet18,iresnet50,mobilefacenet", "threads": "1,2", "batch": "16", "rounds": "3", "faces": "1000000", "width": "512",
+               "out": str(Path(__file__).parent / "results" / "deploy.jsonl")}
+    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+    from askd.models import BACKBONES
+
+    results, here = Path(options["out"]), machine()
+    print(f"{here['cpu']}, {here['cpus']} CPUs with {', '.join(here['units'])}; torch {here['torch']}, onnxruntime {here['onnxruntime']}")
+    rows, threads = [], list(map(int, options["threads"].split(",")))
+    for backbone in options["backbones"].split(","):
+        if backbone not in BACKBONES:
+            print(f"{backbone}: no such backbone; there are {', '.join(BACKBONES)}")
+            continue
+        rows += [{"what": "speed", "backbone": backbone, "threads": count, "batch": int(options["batch"])} for count in threads]
+    if int(options["faces"]):
+        rows += [{"what": "gallery", "faces": int(options["faces"]), "width": int(options["width"]), "threads": count} for count in threads]
     with tempfile.TemporaryDirectory() as folder:
-        for backbone in options["backbones"].split(","):
-            prepare(backbone, Path(folder))
-            sizes = {variant: (Path(folder) / f"{backbone}.{'int8' if variant == 'int8' else 'onnx'}").stat().st_size / 1e6 for variant in VARIANTS}
-            for threads in map(int, options["threads"].split(",")):
-                taken = {variant: [] for variant in VARIANTS}
-                for _ in range(int(options["rounds"])):
-                    for variant in VARIANTS:
-                        taken[variant].append(child(threads, "speed", variant, backbone, folder, threads, options["batch"]))
-                rates = {variant: max(r["rate"] for r in runs) for variant, runs in taken.items()}
-                print(f"\n{backbone}, {threads} thread{'s' * (threads > 1)}, batch {options['batch']}")
-                print(f"{'variant':<40}{'ms, one':>9}{'faces/s':>9}{'ratio':>8}{'MB':>8}")
-                for variant, runs in taken.items():
-                    print(f"{NAMES[variant]:<40}{min(r['latency'] for r in runs):>9.1f}{rates[variant]:>9.1f}"
-                          f"{rates[variant] / rates['eager']:>7.2f}x{sizes[variant]:>8.1f}", flush=True)
-    for threads in map(int, options["threads"].split(",")) if int(options["faces"]) else ():
-        r = child(threads, "search", options["faces"], options["width"])
-        print(f"\ngallery of {int(options['faces']):,} faces of {options['width']} numbers, {threads} thread{'s' * (threads > 1)}: built in "
-              f"{r['built']:.1f} s ({r['bytes'] / 1e9:.2f} GB), opened in {1000 * r['opened']:.1f} ms, searched in {1000 * r['one']:.0f} ms (one "
-              f"probe) and {1000 * r['sixteen']:.0f} ms (sixteen), recall at 10 {r['recall']:.4f}, {r['own'] / 1e6:.0f} MB of its own")
+        for row in rows:
+            lines = map(json.loads, results.read_text().splitlines() if results.is_file() else [])
+            line = next((line for line in lines if (line["row"], line["machine"]) == (row, here)), None)
+            if line is None:
+                load = os.getloadavg()[0]
+                found = child(row["threads"], "search", row["faces"], row["width"]) if row["what"] == "gallery" else speeds(
+                    row["backbone"], Path(folder), row["threads"], row["batch"], int(options["rounds"]))
+                line = {"row": row, "machine": here, "load": load, "rounds": int(options["rounds"]), "found": found}
+                results.parent.mkdir(parents=True, exist_ok=True)
+                with open(results, "a") as file:
+                    file.write(json.dumps(line, sort_keys=True) + "\n")
+            show(line)
 
 
 if __name__ == "__main__":

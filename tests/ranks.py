@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import distributed
 
-from tiny import PATIENCE, server
+from tiny import PATIENCE, _server
 
 
 def on_ranks(world: int, work: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """What `work(*arguments)`, a function of some module, returns on each of `world` ranks; AssertionError with the traceback of one that fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    processes = [server().Process(target=_rank, args=(rank, world, folder, work, arguments)) for rank in range(world)]
+    processes = [_server().Process(target=_rank, args=(rank, world, folder, work, arguments)) for rank in range(world)]
     for process in processes:
         process.start()
     left, failed = set(processes), []

@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from askd import benchmark as benchmark_module
-from askd.benchmark import distinct_faces, main
+from askd.benchmark import main
 from askd.data.cards import load_card, open_set
 from askd.data.decode import decode_rgb
 from askd.data.degrade import degrade, upsample
@@ -22,6 +22,7 @@ from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError, RecipeError
 from askd.evaluation import scored
 from askd.evaluation.differences import differences_text
+from askd.evaluation.drawing import distinct_faces
 from askd.evaluation.gather import Encoded
 from askd.teachers import load_backbone, weights_hash
 from tiny import distilled, run, world  # noqa: F401, fixtures
@@ -84,7 +85,7 @@ def test_numbers_are_those_by_hand(runs, world, tmp_path):  # noqa: F811
     for role in ROLES:
         assert results["context"]["models"][role]["sha256"] == weights_hash(load_backbone(runs / role / "seed0")[0])
     assert {path.name for path in (runs / "benchmark" / "seed0").iterdir()} == {
-        "results.json", "results.md", "accuracy.png", "roc.png", "attention.png",
+        "results.json", "results.csv", "results.md", "accuracy.png", "roc.png", "attention.png", "cache",
     }
 
 
@@ -135,7 +136,7 @@ def test_searches_and_templates_are_those_by_hand(runs, opened, tmp_path, capsys
     }
     assert {(r["set"], r["protocol"]) for r in results["rows"]} == {("verify", "exact"), ("pooled", "templates")}
     assert {path.name for path in out.iterdir()} == {
-        "results.json", "results.md", "accuracy.png", "roc.png", "attention.png", "cmc_gallery.png", "cmc_small.png", "cmc_pooled.png",
+        "cache", "results.json", "results.csv", "results.md", "accuracy.png", "roc.png", "attention.png", "cmc_gallery.png", "cmc_small.png", "cmc_pooled.png",
     }
     for role in ROLES:
         network = load_backbone(runs / role / "seed0")[0].eval()
@@ -176,7 +177,7 @@ def chosen(monkeypatch) -> dict:
     """What `main` hands to `benchmark`, which is not run."""
     calls = {}
 
-    def note(recipe, runs, out, device):
+    def note(recipe, runs, out, device, cache, shared):
         calls.update(recipe=recipe, runs=runs, out=out)
 
     monkeypatch.setattr(benchmark_module, "benchmark", note)

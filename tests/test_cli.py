@@ -207,8 +207,8 @@ def test_image_that_cannot_be_read_is_one_line(workers, world, tmp_path):  # noq
         "teach", f"recipe={world.recipe}", *damaged_data(world, tmp_path, broken=9), "eval.during=[]", f"data.workers={workers}",
         "train.batch=24", cwd=tmp_path,
     )
-    announced, error = done.err.splitlines()
-    assert done.status == 2 and announced.startswith("teacher: iresnet10") and error.startswith("askd.teach: ")
+    announced, chosen, error = done.err.splitlines()
+    assert done.status == 2 and announced.startswith("teacher: iresnet10") and chosen.startswith("teacher: ") and error.startswith("askd.teach: ")
     assert "train.rec: record 10" in error  # keys count from 1
 
 

@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import signal
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,10 +18,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from askd.engine.step import Stepper
 from askd.models import make_backbone
 from askd.recipe import load
 from askd.teachers import load_backbone, weights_hash
-from tiny import distilled, run, start, world  # noqa: F401, fixtures
+from tiny import distilled, run, world  # noqa: F401, fixtures
 
 ROLES = ("teacher", "baseline", "student")
 STEPS = 3
@@ -51,7 +52,7 @@ def test_one_command_does_it_all(distilled):  # noqa: F811
         kept = sorted(path.name for path in (distilled.of(role) / "checkpoints").iterdir())
         assert kept == ["step_00000002.pt", "step_00000003.pt"]
     assert {path.name for path in (distilled.folder / "benchmark" / "seed0").iterdir()} == {
-        "results.json", "results.md", "accuracy.png", "roc.png", "attention.png",
+        "results.json", "results.csv", "results.md", "accuracy.png", "roc.png", "attention.png",
     }
     exported = {"student.onnx", "student.pt2", "model.safetensors", "meta.json", "README.md"}
     assert {path.name for path in (distilled.folder / "export" / "seed0").iterdir()} == exported
@@ -233,18 +234,26 @@ def checkpoints(folder: Path) -> Iterator[int]:
     return (int(path.stem.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*.pt"))
 
 
+def stop_in_step(number: int, how: signal.Signals) -> None:
+    """Have this process send itself a signal in the middle of a training step, counted from 1."""
+    take = Stepper.take
+
+    def stopping(self: Stepper, step: int, batch: object) -> bool:
+        if step == number - 1:
+            os.kill(os.getpid(), how)
+        return take(self, step, batch)
+
+    Stepper.take = stopping
+
+
 @pytest.mark.parametrize(
     ("how", "workers", "least"), [(signal.SIGKILL, 0, 2), (signal.SIGKILL, 2, 6), (signal.SIGTERM, 2, 4)],
 )
 def test_stopped_and_resumed_ends_with_the_same_bits(how, workers, least, random_recipe, uninterrupted, tmp_path):
     folder = tmp_path / "runs" / "random" / "student" / "seed0"
     arguments = ("distill", f"recipe={random_recipe}", f"data.workers={workers}")
-    process = start(*arguments, cwd=tmp_path)
-    while process.is_alive() and max(checkpoints(folder), default=0) < least:
-        time.sleep(0.005)
-    os.kill(process.pid, how)
-    process.join()
-    assert process.exitcode == (-signal.SIGKILL if how == signal.SIGKILL else 128 + signal.SIGTERM)
+    stopped = run(*arguments, cwd=tmp_path, before=partial(stop_in_step, least + 1, how))
+    assert stopped.status == (-signal.SIGKILL if how == signal.SIGKILL else 128 + signal.SIGTERM), stopped.err
     stopped_at = max(checkpoints(folder))
     assert least <= stopped_at < RANDOM_STEPS and not (folder / "meta.json").exists()
 

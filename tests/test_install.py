@@ -19,7 +19,7 @@ import json, askd
 from askd.data.cards import load_card
 from askd.recipe import load
 from askd.resources import list_resources
-found = {kind: {name: str(path) for name, path in list_resources(kind).items()} for kind in ("recipes", "methods", "datasets")}
+found = {kind: {name: str(path) for name, path in list_resources(kind).items()} for kind in ("recipes", "methods", "studies", "datasets")}
 opened = {"teacher": load(["recipe=ms1m_x4"]).teacher.recipe, "card": load_card("lfw").name}
 print(json.dumps({"package": askd.__file__, **opened, **found}))
 """
@@ -51,7 +51,7 @@ def checkout(tmp_path_factory) -> Path:
     """A copy, so that building leaves nothing in the working tree."""
     copy = tmp_path_factory.mktemp("checkout") / "askd"
     copy.mkdir()
-    for folder in ("askd", "recipes", "methods"):
+    for folder in ("askd", "recipes", "methods", "studies"):
         shutil.copytree(REPOSITORY / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "datasets").mkdir()
     for card in (REPOSITORY / "datasets").glob("*.yaml"):
@@ -73,7 +73,7 @@ def wheel(checkout, tmp_path_factory) -> Path:
 def test_wheel_holds_code_recipes_and_cards_only(wheel):
     files = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     expected = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "askd").rglob("*.py")}
-    expected |= {f"askd/{kind}/{name}.yaml" for kind in ("recipes", "methods", "datasets") for name in names(kind)}
+    expected |= {f"askd/{kind}/{name}.yaml" for kind in ("recipes", "methods", "studies", "datasets") for name in names(kind)}
     assert set(files) == expected
 
 
@@ -83,7 +83,7 @@ def test_wheel_finds_its_recipes(wheel, tmp_path):
     found = report(tmp_path, target)
     assert found["package"] == str(target / "askd" / "__init__.py")
     assert (found["teacher"], found["card"]) == ("ms1m", "lfw")
-    for kind in ("recipes", "methods", "datasets"):
+    for kind in ("recipes", "methods", "studies", "datasets"):
         assert set(found[kind]) == names(kind)
         assert all(Path(path).parent == target / "askd" / kind for path in found[kind].values())
 
@@ -98,7 +98,7 @@ def test_editable_install_finds_the_checkouts_recipes(checkout, tmp_path):
     pip("install", "--editable", checkout, "--no-build-isolation", python=python)
     found = report(tmp_path, python=python)
     assert found["package"] == str(checkout / "askd" / "__init__.py")
-    for kind in ("recipes", "methods", "datasets"):
+    for kind in ("recipes", "methods", "studies", "datasets"):
         assert set(found[kind]) == names(kind)
         assert all(Path(path).parent == checkout / kind for path in found[kind].values())
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "askd"
-VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study"}
+VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study", "diagnose", "correspondence"}
 # the verbs' own: argument parsing, the recipe, what it means
-COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch"}
+COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch", "step_time", "study_plan"}
 EVERYBODY = {"errors", "resources", "photo"}
 TRAINING = EVERYBODY | {"collectives"}
 MAY_IMPORT = {
@@ -30,7 +30,10 @@ MAY_IMPORT = {
     "deploy": EVERYBODY | {"data", "models", "runtime", "evaluation"},
     "teachers": EVERYBODY | {"models", "runtime", "engine"},
     "centres": EVERYBODY | {"data", "models"},
+    "teacher_cache": EVERYBODY | {"data", "models", "engine"},
     "terms": TRAINING | {"models", "heads", "losses"},
+    "embedders": EVERYBODY | {"data", "models", "teachers"},
+    "embedding": EVERYBODY | {"data", "engine", "embedders", "evaluation"},
     "distiller": TRAINING | {"teachers", "models", "heads", "losses"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -90,7 +93,7 @@ def test_verbs_can_be_run():
             assert 'if __name__ == "__main__":' in path.read_text(), path
 
 
-@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals"])
+@pytest.mark.parametrize("name", ["cosine", "roc", "verification", "identification", "templates", "intervals", "retrieval", "learners", "mcnemar", "store"])
 def test_scoring_is_numpy_only(name):
     assert outside(PACKAGE / "evaluation" / f"{name}.py") <= {"numpy", *sys.stdlib_module_names}
 

@@ -17,7 +17,7 @@ RECIPES = sorted(list_resources("recipes"))
 
 
 def test_the_promised_recipes_are_there():
-    promised = {"demo", "demo_full", "demo_full_x4", "lfw", "lfw_x4", "lfw_x8", "casia_x4_released", "tinyface_24"}
+    promised = {"demo", "demo_full", "demo_full_x2", "demo_full_x4", "lfw", "lfw_x2", "lfw_x4", "lfw_x8", "casia_x4_released", "tinyface_24"}
     promised |= {"ms1m", "casia"} | {f"{data}_x{scale}" for data in ("ms1m", "casia") for scale in (2, 4, 8)}
     assert promised <= set(RECIPES)
 
@@ -41,8 +41,9 @@ def test_recipe_names_what_exists(name):
     assert all(1 <= size <= 112 for size in (*recipe.data.sizes, *recipe.eval.sizes))
     if recipe.teacher.recipe is not None:
         teacher = load([f"recipe={recipe.teacher.recipe}"])
-        # What lets the student's maps be compared with the teacher's one by one, and its images be the teacher's.
-        assert (teacher.network, teacher.data.set, teacher.teacher.sizes) == (recipe.network, recipe.data.set, [112])
+        assert (teacher.data.set, teacher.teacher.sizes) == (recipe.data.set, [112])  # the student's images are the teacher's
+        if recipe.distill.attention is not None or recipe.network.init == "teacher":  # maps are compared one by one, weights taken over
+            assert teacher.network == recipe.network
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -76,6 +77,7 @@ def test_baselines_where_they_are_cheap(name):
 
 
 METHODS = sorted(list_resources("methods"))
+OVER_THE_NETWORK = {"se", "cbam", "no_attention", "kernel3", "kernel7", "from_random", "from_teacher"}
 
 
 def terms(recipe) -> set[str]:
@@ -86,14 +88,76 @@ def test_the_promised_methods_are_there():
     assert {"base", "kd", "fitnet", "at", "rkd", "askd", "fskd", "cross", "embedding", "centres"} <= set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - OVER_THE_NETWORK))
 @pytest.mark.parametrize("base", ["lfw_x8", "demo_full_x4"])
 def test_a_method_takes_the_place_of_the_recipe_s_own(base, name):
     plain, recipe = load([f"recipe={base}"]), load([f"recipe={base}", f"method={name}"])
-    assert recipe.name == f"{base}_{name}" and len(terms(recipe)) == (name != "base")
+    ensemble = name.startswith(("abe", "heads"))
+    assert recipe.name == f"{base}_{name}" and len(terms(recipe)) == (name != "base" and not ensemble)
     plain.name, plain.distill = recipe.name, recipe.distill
+    if ensemble:
+        plain.network.ensemble, plain.head.divergence = recipe.network.ensemble, recipe.head.divergence
     assert plain == recipe
     assert list_resources("methods")[name].read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name, learners, branch, depth, kind, weight", [
+    ("abe1", 1, 3, 1, "abe", None), ("abe2", 2, 3, 1, "abe", 1), ("abe4", 4, 3, 1, "abe", 1), ("abe8", 8, 3, 1, "abe", 1),
+    ("abe4_div0", 4, 3, 1, "abe", None), ("abe4_div01", 4, 3, 1, "abe", 0.1), ("abe4_div10", 4, 3, 1, "abe", 10),
+    ("abe4_branch1", 4, 1, 1, "abe", 1), ("abe4_branch2", 4, 2, 1, "abe", 1), ("abe4_branch4", 4, 4, 1, "abe", 1),
+    ("abe4_depth3", 4, 3, 3, "abe", 1), ("abe4_depth5", 4, 3, 5, "abe", 1),
+    ("heads4", 4, 3, 1, "heads", None), ("heads4_div", 4, 3, 1, "heads", 1),
+])
+def test_the_ablations_of_the_ensemble_are_what_they_are_called(name, learners, branch, depth, kind, weight):
+    recipe = load(["recipe=demo_full", f"method={name}"])
+    ensemble, divergence = recipe.network.ensemble, recipe.head.divergence
+    assert (ensemble.learners, ensemble.branch, ensemble.depth, ensemble.kind.name) == (learners, branch, depth, kind)
+    assert (divergence and divergence.weight) == weight
+    assert recipe.network.embedding == load(["recipe=demo_full"]).network.embedding  # equal total width
+
+
+def test_an_ensemble_adds_up_with_other_methods():
+    recipe = load(["recipe=lfw_x8", "method=abe2+askd+kd"])
+    assert recipe.network.ensemble.learners == 2 and terms(recipe) == {"attention", "logit"}
+
+
+def test_single_networks_are_described_as_before_there_were_ensembles():
+    view = training_view(load(["recipe=demo"]), "student")
+    assert "ensemble" not in view["network"] and "divergence" not in view["head"]
+    view = training_view(load(["recipe=demo", "method=abe4"]), "teacher")
+    assert view["network"]["ensemble"]["learners"] == 4 and view["head"]["divergence"]["weight"] == 1
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["head.kind=contrastive"], "data.sampler must be pairs, or identities .* got shuffle"),
+    (["head.kind=triplet", "data.sampler=identities", "data.images_per_identity=1"], "data.sampler must be pairs, or identities"),
+    (["head.kind=triplet", "data.sampler=pairs", "head.margin=0"], "head.margin must be a squared distance above 0"),
+    (["head.kind=triplet", "data.sampler=pairs", "head.subcentres=2"], "head.subcentres must be 1"),
+    (["head.kind=contrastive", "data.sampler=pairs", "head.label_smoothing=0.1"], "head.label_smoothing must be 0"),
+    (["head.kind=contrastive", "data.sampler=pairs", "head.warmup_epochs=1"], "head.warmup_epochs must be 0"),
+    (["head.kind=contrastive", "data.sampler=pairs", "method=kd"], "distill.logit must be null with head.kind=contrastive"),
+])
+def test_metric_losses_need_pairs_and_have_no_centres(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        load(["recipe=demo", *arguments])
+@pytest.mark.parametrize("name", sorted(OVER_THE_NETWORK))
+def test_what_lies_over_the_network_leaves_the_method(name):
+    plain, alone, beside = load(["recipe=lfw_x8"]), load(["recipe=lfw_x8", f"method={name}"]), load(["recipe=lfw_x8", f"method=kd+{name}"])
+    assert terms(alone) == terms(plain) == {"attention"} and terms(beside) == {"logit"} and alone.network == beside.network
+    changed = [key for key, value in vars(alone.network).items() if value != getattr(plain.network, key)]
+    assert changed == {"cbam": [], "kernel7": [], "from_teacher": [], "from_random": ["init"], "kernel3": ["spatial_kernel"]}.get(name, ["attention"])
+
+
+PROMISED = ["base", "kd", "fitnet", "at", "rkd", "askd", "askd+kd", "fskd", "fskd+cross", "embedding", "centres"]
+
+
+@pytest.mark.parametrize("data", ["ms1m", "casia", "lfw", "demo_full"])
+def test_every_promised_method_composes_at_every_size(data):
+    for recipe, sizes in ((f"{data}_x2", [56]), (f"{data}_x4", [28]), (f"{data}_x8" if data != "demo_full" else data, [14]),
+                          (f"{data}_multi", [112, 56, 28, 14])):
+        assert load([f"recipe={recipe}"]).data.sizes == sizes
+        for method in PROMISED:
+            load([f"recipe={recipe}", f"method={method}"])
 
 
 def test_methods_add_up_and_the_command_line_has_the_last_word():
@@ -202,11 +266,30 @@ def test_data_options_that_do_not_go_together(arguments, said):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train.accumulate=3"], "train.accumulate must be a divisor of train.batch=64 that leaves 2 or more images in each part, got 3"),
+        (["train.accumulate=64"], "leaves 2 or more"),
+        (["train.accumulate=32", "method=rkd"], "leaves 3 or more"),
+        (["train.accumulate=0"], "train.accumulate must be"),
+        (["train.ema=1"], "train.ema must be a decay between 0 and 1, or null for no average, got 1.0"),
+        (["debug.anomaly=true", "compile=true"], "compile must be null or false with debug.anomaly=true"),
+    ],
+)
+def test_options_of_a_step_that_cannot_be(arguments, said):
+    with pytest.raises(RecipeError, match=said) as refused:
+        load(["recipe=demo", *arguments])
+    assert "\n" not in str(refused.value)
+
+
 def test_what_the_weights_depend_on():
     def view(*arguments, role="student"):
         return training_view(load(["recipe=demo", *arguments]), role)
 
     assert view("data.on_bad_image=skip", "data.workers=3") == view()
+    assert view("debug.anomaly=true") == view("compile=true") == view()
+    assert view("train.ema=0.9") != view() != view("train.accumulate=2")
     assert view("data.sampler=pairs") != view() != view("data.augment=adaface")
     degradations = ("data.degradation=area", "data.degradation=bicubic")
     for preset, differ in (("flip", False), ("adaface", True)):  # at 112 pixels only the latter degrades anything

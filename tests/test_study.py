@@ -8,7 +8,9 @@ import pytest
 
 from askd.errors import CheckpointError, RecipeError
 from askd.recipe import load
-from askd.study import Job, parse, read, report
+from askd.resources import list_resources
+from askd.study import read, report
+from askd.study_plan import Job, parse
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -37,7 +39,48 @@ def test_methods_of_a_seed_differ_in_the_method_alone():
     assert distilled_by == [set(), {"attention"}, {"feature", "relation"}] and views[0] == views[1] == views[2]
 
 
+def test_a_method_that_changes_the_network_has_a_teacher_of_it():
+    study, _ = parse([
+        "recipe=lfw_x8", "methods=[base,askd,base+se,askd_channel+se,askd+kernel3,askd+kernel7]", "seeds=[4]", "out=here", "teacher.checkpoint=t/seed{seed}",
+    ])
+    plain, se, kernel3 = study.teachers()
+    assert [job.label for job in (plain, se, kernel3)] == ["teacher", "teacher, attention=se", "teacher, spatial_kernel=3"]  # 7 is the recipe's own
+    assert [study.teacher_of(job) for job in study.students()] == [plain, plain, se, se, kernel3, plain]
+    assert [study.role(method) for method in study.methods] == ["baseline", "student", "baseline", "student", "student", "student"]
+    for job, checkpoint, attention in ((plain, "t/seed4", "cbam"), (se, None, "se")):
+        recipe = load(study.arguments(job))
+        assert (recipe.teacher.checkpoint, recipe.network.attention.name) == (checkpoint, attention)
+    outs = [load(study.arguments(job)).out for job in (plain, se, kernel3)]
+    assert outs == ["here/runs", "here/runs/attention-se", "here/runs/spatial_kernel-3"]  # folders of their own, whatever recipe trains them
+    student = load(study.arguments(Job("askd_channel+se", (14,), 4), "found"))
+    assert (student.teacher.checkpoint, student.network.attention.name, student.out) == ("found", "se", "here/runs")
+
+
+def test_where_a_network_starts_is_not_its_architecture():
+    study, _ = parse(["recipe=lfw_x8", "study=start", "seeds=1"])
+    assert [job.label for job in study.teachers()] == ["teacher"] and study.methods[:2] == ("base+from_random", "askd+from_random")
+    starts = [load(study.arguments(job)).network.init for job in study.students()]
+    assert starts == ["random", "random", "teacher", "teacher"]
+    # A baseline from random weights of another architecture has no use for a teacher.
+    study, _ = parse(["recipe=lfw_x8", "methods=[base+se+from_random]", "seeds=1"])
+    assert [job.label for job in study.teachers()] == ["teacher"]
+
+
+@pytest.mark.parametrize("name", list_resources("studies"))
+@pytest.mark.parametrize("recipe", ["demo_full", "lfw_x8"])
+def test_ready_studies_are_plans(name, recipe):
+    text = list_resources("studies")[name].read_text()
+    study, _ = parse([f"recipe={recipe}", f"study={name}", "seeds=1"])
+    assert text.startswith("# ") and len(study.methods) >= 3 and any(method.split("+")[0] == "base" for method in study.methods)
+    for job in (*study.teachers(), *study.students()):
+        loaded = load(study.arguments(job))
+        if job.method != "teacher":
+            assert load(study.arguments(study.teacher_of(job))).network.attention == loaded.network.attention or study.role(job.method) == "baseline"
+    assert parse([f"recipe={recipe}", f"study={name}", "methods=[base]"])[0].methods == ("base",)  # the command line has the last word
+
+
 @pytest.mark.parametrize("arguments, said", [
+    (["recipe=lfw_x8", "study=partz"], "no study is called 'partz'; did you mean parts"),
     ([], "usage"), (["recipe=lfw_x8"], "usage"), (["recipe=lfw_x8", "methods=[base,base]"], "distinct methods"),
     (["recipe=lfw_x8", "methods=[teacher]"], "trained anyway"), (["recipe=lfw_x8", "methods=base", "sizes=[big]"], "distinct pixels"),
     (["recipe=lfw_x8", "methods=base", "sizes=[all]"], "distinct pixels"), (["recipe=lfw_x8", "methods=base", "seeds=many"], "seeds="),
@@ -64,26 +107,28 @@ def test_older_results_can_still_be_reported():
 def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     teacher = distilled.of("teacher").parent / "seed{seed}"
     asked = [f"recipe={distilled.world.recipe}", "sizes=[14]", "seeds=[0]", f"teacher.checkpoint={teacher}", "out=here", "threads=1"]
-    done = run("study", *asked, "methods=[base,kd]", cwd=tmp_path)
+    done = run("study", *asked, "methods=[base,kd,askd_channel+se]", cwd=tmp_path)
     assert done.status == 0, done.err
     lines = read(tmp_path / "here" / "results.jsonl")
-    assert [(line["method"], line["sizes"], line["seed"]) for line in lines] == [("teacher", [112], 0), ("base", [14], 0), ("kd", [14], 0)]
-    assert lines[1]["teacher"] == lines[2]["teacher"] == lines[0]["sha256"]
-    assert [{row["size"] for row in line["rows"]} for line in lines] == [{112, 14}, {14}, {14}]
+    assert [(line["method"], line["sizes"], line["seed"]) for line in lines] == [
+        ("teacher", [112], 0), ("teacher, attention=se", [112], 0), ("base", [14], 0), ("kd", [14], 0), ("askd_channel+se", [14], 0)]
+    plain, se, *students = lines
+    assert [line["teacher"] for line in students] == [plain["sha256"], plain["sha256"], se["sha256"]] and plain["sha256"] != se["sha256"]
+    assert [{row["size"] for row in line["rows"]} for line in lines] == [{112, 14}, {112, 14}, {14}, {14}, {14}]
     assert all(line["cost"]["images_per_second"] > 0 and line["cost"]["memory_gb"] > 0.1 for line in lines)
     first = [json.loads((tmp_path / "here" / "runs" / f"mini_{method}_14px" / role / "seed0" / "metrics.jsonl").read_text().splitlines()[0])
              for method, role in (("base", "baseline"), ("kd", "student"))]
     assert first[0]["identity"] == first[1]["identity"]  # the same weights to start from, the same batch
     text = (tmp_path / "here" / "report.md").read_text()
-    assert "| kd - base | 14 |" in text and "one teacher per seed" in text and "differences.png" in text and "Unfinished" not in text
+    assert "| kd - base | 14 |" in text and "which have a teacher of their own" in text and "one teacher per seed" in text and "differences.png" in text and "Unfinished" not in text
     assert (tmp_path / "here" / "differences.png").is_file() and not list(tmp_path.rglob("*.tmp"))
 
     before = (tmp_path / "here" / "results.jsonl").read_bytes()
-    planned = run("study", *asked, "methods=[base,kd,embedding]", "dry_run=true", cwd=tmp_path)
+    planned = run("study", *asked, "methods=[base,kd,askd_channel+se,embedding]", "dry_run=true", cwd=tmp_path)
     assert planned.status == 0, planned.err
     jobs = [line for line in planned.out.splitlines() if " at " in line and "seed" in line]
     states = {line.split(" at ")[0].strip(): line.rsplit(": ", 1)[1] for line in jobs}
-    assert states["base"] == states["kd"] == states["teacher"] == "done" and states["embedding"].startswith("about ")
+    assert states["base"] == states["kd"] == states["teacher"] == states["teacher, attention=se"] == "done" and states["embedding"].startswith("about ")
     assert "1 runs, about" in planned.out and (tmp_path / "here" / "results.jsonl").read_bytes() == before
 
 

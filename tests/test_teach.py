@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
 
+from askd.engine.checkpoint import load_weights, read_state
 from askd.errors import DataError
 from askd.recipe import load
 from askd.training_data import open_training
 from askd.watch import watched_set
-from tiny import world  # noqa: F401, fixtures
+from tiny import run, world  # noqa: F401, fixtures
 
 
 def test_a_set_that_is_not_what_its_card_says_is_one_warning(world, tmp_path, capsys):  # noqa: F811
@@ -19,6 +21,23 @@ def test_a_set_that_is_not_what_its_card_says_is_one_warning(world, tmp_path, ca
     _, faces, _ = open_training(load([f"recipe={world.recipe}", f"data.set={tmp_path / 'other.yaml'}"]))
     warning = f"warning: mini: {world.data} holds 12 identities, {card['title']} has 13; a part of it, or another release?\n"
     assert capsys.readouterr().err == warning and len(faces) == 48
+
+
+def test_the_step_is_what_the_recipe_says_and_says_so(world, tmp_path):  # noqa: F811
+    options = ["train.ema=0.5", "train.accumulate=2", "head.warmup_epochs=1"]
+    done = run("teach", f"recipe={world.recipe}", *options, "precision=bf16", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert (
+        "teacher: bf16, as asked for; eager: compile=true pays in runs of hours; channels-last; fused adamw; "
+        "2 micro-batches of 8, which is what batch norms and relations see; weights averaged with decay 0.5\n"
+    ) in done.err
+    folder = tmp_path / "runs/mini/teacher/seed0"
+    state, (weights, _) = read_state(folder / "checkpoints/step_00000003.pt"), load_weights(folder)
+    assert state["modules"]["head"]["warmup._extra_state"] == 6  # two calls in each of three steps
+    for name, averaged in weights.items():
+        if averaged.is_floating_point():
+            assert torch.equal(averaged, state["average"][f"trunk.{name}"])
+    assert not torch.equal(weights["stem.0.weight"], state["modules"]["trunk"]["stem.0.weight"])
 
 
 def test_only_pairs_can_be_watched(world, tmp_path):  # noqa: F811

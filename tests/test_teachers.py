@@ -34,7 +34,7 @@ def with_random_statistics(backbone: IResNet, seed: int = 0) -> IResNet:
 
 
 @pytest.mark.parametrize("stem_stride", [1, 2])
-@pytest.mark.parametrize("attention", ["none", "se", "cbam"])
+@pytest.mark.parametrize("attention", ["none", "se", "bam", "cbam"])
 def test_folding_changes_no_output(attention, stem_stride):
     torch.manual_seed(1)
     backbone = with_random_statistics(IResNet(**SMALL, attention=attention, stem_stride=stem_stride)).eval()

@@ -9,6 +9,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
@@ -110,16 +111,13 @@ def _world(folder: Path) -> World:
     return made
 
 
-def start(verb: str, *arguments: object, cwd: Path) -> multiprocessing.process.BaseProcess:
-    """`python -m askd.<verb> <arguments>` in `cwd`, under way; what it says goes to <cwd>/out.txt and err.txt."""
-    process = server().Process(target=_verb, args=(verb, [str(argument) for argument in arguments], cwd))
+def run(verb: str, *arguments: object, cwd: Path, before: Callable[[], None] | None = None) -> Finished:
+    """`python -m askd.<verb> <arguments>` in `cwd`, to its end; one that hangs is killed, and its status is then -9.
+
+    before: called first in that process, to have something happen there at a certain point (a function that can be pickled).
+    """
+    process = _server().Process(target=_verb, args=(verb, [str(argument) for argument in arguments], cwd, before))
     process.start()
-    return process
-
-
-def run(verb: str, *arguments: object, cwd: Path) -> Finished:
-    """The same, to its end; one that hangs is killed, and its status is then -9."""
-    process = start(verb, *arguments, cwd=cwd)
     process.join(PATIENCE)
     if process.is_alive():
         process.kill()
@@ -128,8 +126,7 @@ def run(verb: str, *arguments: object, cwd: Path) -> Finished:
 
 
 @cache
-def server():
-    """The context of those processes."""
+def _server():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["askd.distill", "albumentations"])
     with pytest.MonkeyPatch.context() as patch:
@@ -139,7 +136,7 @@ def server():
     return context
 
 
-def _verb(verb: str, arguments: list[str], cwd: Path) -> None:
+def _verb(verb: str, arguments: list[str], cwd: Path, before: Callable[[], None] | None) -> None:
     import torch
 
     os.chdir(cwd)
@@ -149,4 +146,6 @@ def _verb(verb: str, arguments: list[str], cwd: Path) -> None:
     multiprocessing.set_start_method(None, force=True)  # loader workers start as they do for users
     sys.argv = [f"askd.{verb}", *arguments]
     sys.modules.pop(f"askd.{verb}", None)  # imported by the preload; runpy warns about running it a second time
+    if before is not None:
+        before()
     runpy.run_module(f"askd.{verb}", run_name="__main__", alter_sys=True)

@@ -19,6 +19,7 @@ from askd.data.draws import choices, draws
 from askd.data.faces import FaceSet
 from askd.data.kernels import SIDE
 from askd.data.sampler import make_sampler, of_rank
+from askd.data.transfer import ahead
 from askd.errors import DataError
 
 # What the draws of one image are for.
@@ -32,7 +33,8 @@ REPLACEMENTS = 20  # images tried in place of one that cannot be read, half of t
 class Batch(NamedTuple):
     """image uint8 (B, 3, 112, 112) RGB channels-last, mirrored where drawn; label int64 (B,); size int64 (B,), pixels; kernels int64 (B, 2)
     for `random`; lr uint8 (B, 3, 112, 112) channels-last, its first size[i] rows and columns the student's image, or None where that is
-    yet to be made of `image`; skipped: for each image that could not be read and has another in its place, why."""
+    yet to be made of `image`; skipped: for each image that could not be read and has another in its place, why; row int64 (B,): twice the
+    image's index in the set, and one more where it is mirrored."""
 
     image: Tensor
     label: Tensor
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
     kernels: Tensor
     lr: Tensor | None
     skipped: tuple[str, ...]
+    row: Tensor | None = None
 
 
 class TrainingBatches:
@@ -49,16 +52,21 @@ class TrainingBatches:
     whoever computes it, whatever came before. degradation matters only to presets that change the LR image.
     skip_bad: an image that cannot be read is replaced, by others of the same person while there are, and told of in
     `Batch.skipped`; otherwise it ends the training with a DataError. ValueError: a batch that cannot be made.
+    accumulate: the parts that `cut` will be asked for. device: where images and labels go, ahead of time on CUDA.
     even: whether every rank has as many images as any other, in every batch; least: the fewest images that a rank has of a batch.
     """
 
     def __init__(
         self, faces: FaceSet, *, batch: int, sizes: Sequence[int], augment: str = "flip", degradation: str = "bicubic",
         sampler: str = "shuffle", images_per_identity: int | None = None, skip_bad: bool = False, seed: int = 0,
-        workers: int = 0, rank: int = 0, world: int = 1, drop_last: bool = True,
+        workers: int = 0, rank: int = 0, world: int = 1, drop_last: bool = True, accumulate: int = 1,
+        device: torch.device = torch.device("cpu"),
     ):
         self.sampler = make_sampler(sampler, faces.labels, batch, seed, images_per_identity, drop_last)
         unit, last = self.sampler.unit, len(faces) % batch
+        if accumulate > 1 and batch % (unit * world * accumulate):
+            parts = f"{world} processes and train.accumulate={accumulate}"
+            raise ValueError(f"train.batch must be a multiple of {unit * world * accumulate} for {parts}, got {batch}")
         if batch % unit or batch < unit * world:
             raise ValueError(f"train.batch must be a multiple of {unit}, and {unit * world} or more for {world} processes, got {batch}")
         if not drop_last and 0 < last < world:
@@ -68,15 +76,23 @@ class TrainingBatches:
             )
         self.even = batch % (unit * world) == 0 and (drop_last or last % world == 0)
         self.least = (batch if drop_last or not last else last) // unit // world * unit
-        self.batch_size, self.workers, self.rank, self.world = batch, workers, rank, world
+        self.batch_size, self.workers, self.rank, self.world, self.device = batch, workers, rank, world, device
         self.dataset = _Batches(faces, augment, sizes, degradation, skip_bad, seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
 
     def iterate(self, start: int) -> Generator[Batch, None, None]:
         """Batches from step `start` (0-based, counted over the whole training) on; DataError names an image that cannot be read."""
+        return ahead(self._read(start), self.device)
+
+    def cut(self, batch: Batch, parts: int) -> list[Batch]:
+        """Consecutive rows of a batch in `parts` equal batches."""
+        size = len(batch.label) // parts
+        return [Batch(*(f[i : i + size] if isinstance(f, Tensor) else f for f in batch)) for i in range(0, size * parts, size)]
+
+    def _read(self, start: int) -> Generator[Batch, None, None]:
         for batch in DataLoader(
             self.dataset, sampler=self._keys(start), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=self.device.type == "cuda", worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # its own, so that the global state stays the model's
         ):
             if isinstance(batch, DataError):
@@ -127,13 +143,13 @@ class _Batches(Dataset):
 
         image = np.empty((len(keys), SIDE, SIDE, 3), np.uint8)
         lr = np.zeros_like(image) if self.augment_lr else None
-        label, skipped = np.empty(len(keys), np.int64), []
+        label, looked_up, skipped = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64), []
         for row, (this_turn, wanted) in enumerate(keys.tolist()):
             try:
                 face, shown = self._read(this_turn, wanted, skipped)
             except DataError as error:  # returned, because a worker that raises has its traceback put into the message
                 return error
-            label[row] = self.faces.labels[shown]
+            label[row], looked_up[row] = self.faces.labels[shown], 2 * shown + mirror[row]
             if self.augment_hr:
                 face = self.augment_hr(face, int(hr_seed[row]))
             if mirror[row]:
@@ -143,7 +159,7 @@ class _Batches(Dataset):
             if self.augment_lr:
                 small = self._downsampled(image[row], int(size[row]), kernels[row])
                 lr[row, : size[row], : size[row]] = self.augment_lr(small, int(lr_seed[row]))
-        return Batch(_channels_last(image), *map(torch.from_numpy, (label, size, kernels)), _channels_last(lr), tuple(skipped))
+        return Batch(_channels_last(image), *map(torch.from_numpy, (label, size, kernels)), _channels_last(lr), tuple(skipped), torch.from_numpy(looked_up))
 
     def _read(self, turn: int, wanted: int, skipped: list[str]) -> tuple[np.ndarray, int]:
         """The image and its index; if it cannot be read, of the first of its replacements that can."""

@@ -23,3 +23,7 @@ class LooseCrops(ImageFiles):
         loose = decode_photo(super().encoded(index), self.name(index))
         aligned = crop(loose, similarity(self.landmarks[index]))
         return cv2.imencode(".png", aligned[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+    def stored(self, index: int) -> bytes:
+        """All that the aligned face is made of: the file, then the landmarks."""
+        return super().encoded(index) + self.landmarks[index].tobytes()

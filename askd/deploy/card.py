@@ -57,7 +57,8 @@ def model_card(meta: dict, lines: list[Line], figures: list[Measured], intervals
         "Cosine from which two faces are taken for one person, as measured above at that size: the largest attained FAR that is not above "
         "the one named. Measure again on your own cameras and people before you rely on one.\n\n" + _thresholds(figures),
         "## The parity gate\n\n"
-        "This file against the trained network in PyTorch, face by face. Outside these limits nothing is written.\n\n"
+        "This file against the trained network in PyTorch, face by face. Outside these limits nothing is written. Accuracy here is the mean "
+        "of genuine pairs accepted and impostors refused among all pairs of these faces, of both at PyTorch's thresholds.\n\n"
         + table(lines, export["precision"]),
         "## Use\n\n"
         "For verification and search among faces like those it was measured on, with a person deciding whatever matters. Not for "

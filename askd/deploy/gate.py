@@ -12,6 +12,7 @@ from askd.data.degrade import BYTE_RANGE, CHAINS, EVALUATION_OF, downsample, rou
 from askd.data.kernels import SIDE
 from askd.data.loader import to_unit
 from askd.data.pairs import PairSet, stratify
+from askd.deploy.agreement import accuracies
 from askd.errors import CheckpointError
 from askd.evaluation.roc import roc
 from askd.evaluation.verification import Verification, score_pairs
@@ -104,8 +105,8 @@ def inspect(reference: Callable[[Tensor], Tensor], recognizer: Recognizer, calib
         ours, theirs = both(reference, recognizer, images, size, degradation)
         line = _line("held out", size, cosines(ours, theirs))
         if np.isfinite(line.mean_cosine):  # otherwise refused already, and nothing to score
-            expected, found = (score_pairs(e, e, pairs.left, pairs.right, pairs.same, pairs.fold, "insightface") for e in (ours, theirs))
-            line = replace(line, pytorch=expected.accuracy, exported=found.accuracy)
+            line = replace(line, **dict(zip(("pytorch", "exported"), accuracies(ours, theirs, pairs))))
+            found = score_pairs(theirs, theirs, pairs.left, pairs.right, pairs.same, pairs.fold, "insightface")
             figures.append(Measured(size, found, measure_thresholds(theirs, pairs)))
         lines.append(line)
     return lines, figures
@@ -146,7 +147,7 @@ def thinned(pairs: PairSet) -> PairSet:
     """The pairs to judge on, with folds, over at most about MOST_FACES images; images that no pair names are dropped.
 
     Every k-th pair where there are too many images. Then, where the people are known, all genuine pairs of the images that are left and
-    as many impostors, drawn: a thousand pairs move an accuracy by a point by chance alone, more than the gate allows.
+    as many impostors, drawn: the card's figures are of these, the gate looks at every two images (agreement.accuracies).
     """
     fold = pairs.fold if (pairs.fold >= 0).all() else stratify(pairs.same)
     kept = slice(None, None, -(-len(np.union1d(pairs.left, pairs.right)) // MOST_FACES))

@@ -16,7 +16,7 @@ from askd.data.landmarks import similarity
 from askd.data.loader import to_unit
 from askd.errors import DataError
 from askd.evaluation.overlay import gaze
-from askd.models.iresnet import IResNet
+from askd.models.features import Backbone
 from askd.photo import read_photo
 from askd.runtime.recognizer import LEAST_SIDE, Recognizer
 
@@ -93,7 +93,7 @@ class Sight:
 
 
 @torch.inference_mode()
-def heat_maps(backbone: IResNet, faces: Sequence[Seen]) -> np.ndarray | None:
+def heat_maps(backbone: Backbone, faces: Sequence[Seen]) -> np.ndarray | None:
     """Where the network looks on each face, float32 (N, 112, 112) in [0, 1]; None without spatial attention."""
     images = torch.from_numpy(np.stack([face.image for face in faces])).permute(0, 3, 1, 2)
     heat = gaze(backbone.eval().forward_all(to_unit(images)).attention)

@@ -80,6 +80,15 @@ def broadcast_buffers(module: nn.Module) -> None:
             distributed.broadcast(buffer, src=0)
 
 
+def gather(value: Any) -> list[Any] | None:
+    """Each rank's object, in rank order, on the main rank; None on the others."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] | None = [None] * world_size() if is_main() else None
+    distributed.gather_object(value, gathered)
+    return gathered
+
+
 def barrier() -> None:
     """Waits for every rank."""
     if world_size() > 1:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -92,14 +93,26 @@ class RunLog:
             self._bar.start()
 
     def __enter__(self) -> RunLog:
+        self._excepthook, threading.excepthook = threading.excepthook, self._of_thread
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            if self._bar:
-                self._bar.stop()
-            self._board.close()
-            self._lines.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        threading.excepthook = self._excepthook
+        if not self._main:
+            return
+        if self._bar:
+            self._bar.stop()
+        for file in (self._board, self._lines):
+            try:
+                file.close()
+            except OSError as error:
+                if kind is None:  # otherwise something else has ended the run, and is what should be told
+                    raise self._cannot_write(error) from error
+
+    def _of_thread(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread; where the disk refuses, its next call here raises what is told then, without a traceback now."""
+        if not isinstance(failed.exc_value, OSError):
+            self._excepthook(failed)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line {"step", "time", name: value, ...} and a TensorBoard point per name.
@@ -112,15 +125,19 @@ class RunLog:
         try:
             self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
             self._lines.flush()
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
         except OSError as error:
             raise self._cannot_write(error) from error
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """A figure for TensorBoard, uint8 (H, W, 3) RGB."""
-        if self._main:
+        if not self._main:
+            return
+        try:
             self._board.add_image(name, image, step, dataformats="HWC")
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
     def tick(self, step: int, latest: Callable[[], dict[str, float]]) -> None:
         """Moves the progress on to `step`; calls `latest`, which may cost a device sync, only to show numbers."""
@@ -152,7 +169,7 @@ class RunLog:
 
     def _cannot_write(self, error: OSError) -> TrainingError:
         return TrainingError(
-            f"cannot write {self.path} ({error.strerror or error}); free some space or choose a writable folder"
+            f"cannot write {self.path} or TensorBoard's events beside it ({error.strerror or error}); free some space or choose a writable folder"
         )
 
 

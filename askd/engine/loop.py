@@ -4,7 +4,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from askd.engine import dist
+from askd.engine.anomaly import named_anomalies
+from askd.engine.average import Average
 from askd.engine.best import Best
 from askd.engine.checkpoint import Checkpoints, remove_stale_files
 from askd.engine.log import RunLog, Throughput
 from askd.engine.precision import Precision
 from askd.engine.randomness import kept_random_state, random_state, restore_random_state
-from askd.engine.shards import load_whole, load_whole_optimizer_state, sharded_parameters, whole_optimizer_state, whole_state
+from askd.engine.shards import (
+    cut_rows, cuts_of_all, gather_rows, load_whole, load_whole_optimizer_state, sharded_parameters, whole_optimizer_state, whole_state,
+)
 from askd.engine.step import Stepper
 from askd.engine.stop import Interrupted, StopSignal
 from askd.engine.trace import LossTrace
@@ -39,6 +43,9 @@ class Batches(Protocol):
 
     def skipped(self, batch: Any) -> Sequence[str]:
         """Why images of a batch had to be skipped, one line for each."""
+
+    def cut(self, batch: Any, parts: int) -> Sequence[Any]:
+        """A batch in equal micro-batches, for gradient accumulation."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,10 @@ def train(
     evaluate_every: int = 0,
     select: str | None = None,
     resume: bool = True,
+    accumulate: int = 1,
+    unsynced: Callable[[], AbstractContextManager] = nullcontext,
+    ema: float | None = None,
+    anomaly: bool = False,
     title: str = "train",
 ) -> Summary:
     """Trains for `steps` optimiser steps in all, continuing from the newest sound checkpoint in `folder`/checkpoints.
@@ -90,6 +101,10 @@ def train(
     (H, W, 3) arrays become TensorBoard images. A checkpoint follows; the training's random numbers are not disturbed.
     select: the metric to maximise; checkpoints/best.pt keeps {"modules": {name: state dict}, "step", "metric"} there.
     resume: False starts over and removes the checkpoints and metrics that `folder` holds.
+    accumulate: micro-batches that a batch is cut into; the step takes the mean of their gradients. unsynced: the context of all but the
+    last, in which DDP need not talk.
+    ema: decay of the weights' moving average, which is what is evaluated, kept as best, and left in `modules` at the end; None for none.
+    anomaly: name the module that makes a number non-finite (engine.anomaly).
 
     SIGTERM and SIGINT finish the step, write a checkpoint and raise Interrupted. A non-finite loss raises TrainingError
     (so does a gradient norm, where `clip` asks for it and no scaler deals with it): on the CPU before the optimiser
@@ -107,8 +122,11 @@ def train(
     dist.barrier()
 
     trace = LossTrace(checkpoints)
-    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace, sharded_parameters(modules.values()))
-    progress = _restore(checkpoints, modules, stepper)
+    cut = (lambda batch: batches.cut(batch, accumulate)) if accumulate > 1 else None
+    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace, cut, unsynced, sharded_parameters(modules.values()))
+    average = Average(modules, ema) if ema is not None else None
+    averaged = average.swapped_in if average else nullcontext
+    progress = _restore(checkpoints, modules, stepper, average)
     best = Best(select, checkpoints.best)
     dist.barrier()
     start = progress.step
@@ -118,7 +136,12 @@ def train(
     with _torch_generator_kept():
         iterator = batches.iterate(start)
     _set_train_mode(modules)
-    with closing(iterator), RunLog(folder, steps, title, start=start) as log, StopSignal() as stop:
+    with ExitStack() as stack:
+        stack.enter_context(closing(iterator))
+        log = stack.enter_context(RunLog(folder, steps, title, start=start))
+        stop = stack.enter_context(StopSignal())
+        if anomaly:
+            stack.enter_context(named_anomalies(modules, gradients=not precision.scaler))
         while True:
             step = progress.step
             stopping = dist.any_rank(stop.received is not None)
@@ -126,13 +149,15 @@ def train(
             if evaluating or stopping or (_due(step, checkpoint_every, steps) and step > start):
                 trace.check()
                 if evaluating:
-                    with throughput.paused(), kept_random_state():
-                        results = evaluate(step)
+                    with throughput.paused(), averaged():
+                        with kept_random_state():
+                            results = evaluate(step)
+                        progress.evaluated, progress.metrics = step, _log_evaluation(log, step, results)
+                        best.offer(step, progress.metrics, modules)
                     _set_train_mode(modules)
-                    progress.evaluated, progress.metrics = step, _log_evaluation(log, step, results)
-                    best.offer(step, progress.metrics, modules)
                 _count_skipped(log, progress, skipped)
-                _save(checkpoints, progress, modules, stepper)
+                progress.skipped = stepper.skipped()
+                _save(checkpoints, progress, modules, stepper, average)
             if stopping:
                 raise Interrupted(stop.received or signal.SIGTERM, step)
             if step >= steps:
@@ -141,8 +166,10 @@ def train(
             with _torch_generator_kept():
                 batch = next(iterator)
             skipped += batches.skipped(batch)
-            progress.skipped += stepper.take(step, batch)
+            stepper.take(step, batch)
             progress.step = step = step + 1
+            if average:
+                average.update(step)
             throughput.step_done()
 
             def numbers() -> dict[str, float]:
@@ -151,10 +178,12 @@ def train(
             log.tick(step, lambda: trace.latest() | numbers())
             if _due(step, log_every, steps):
                 _count_skipped(log, progress, skipped)
-                counts = {"skipped_steps": progress.skipped} if precision.scaler else {}
+                counts = {"skipped_steps": stepper.skipped()} if precision.scaler else {}
                 counts |= {"skipped_images": progress.skipped_images} if progress.skipped_images else {}
                 log.scalars(step, dist.all_reduce_mean(trace.drain()) | numbers() | counts)
 
+    if average:
+        average.swap()
     return Summary(
         step=progress.step,
         seconds=time.monotonic() - began,
@@ -213,10 +242,13 @@ def _log_evaluation(log: RunLog, step: int, results: dict[str, float | np.ndarra
     return metrics
 
 
-def _save(checkpoints: Checkpoints, progress: Progress, modules: dict[str, nn.Module], stepper: Stepper) -> None:
+def _save(
+    checkpoints: Checkpoints, progress: Progress, modules: dict[str, nn.Module], stepper: Stepper, average: Average | None,
+) -> None:
     random_states = dist.all_gather(random_state())
     whole = {name: whole_state(module) for name, module in modules.items()}
     optimizer = whole_optimizer_state(stepper.optimizer, stepper.shards)
+    averages = gather_rows(average.state_dict(), cuts_of_all(modules)) if average else None
     if dist.is_main():
         state = {
             "progress": asdict(progress),
@@ -224,11 +256,11 @@ def _save(checkpoints: Checkpoints, progress: Progress, modules: dict[str, nn.Mo
             "optimizer": optimizer,
             "scaler": stepper.scaler.state_dict(),
             "random": random_states,
-        }
+        } | ({"average": averages} if average else {})
         checkpoints.save(progress.step, state)
 
 
-def _restore(checkpoints: Checkpoints, modules: dict[str, nn.Module], stepper: Stepper) -> Progress:
+def _restore(checkpoints: Checkpoints, modules: dict[str, nn.Module], stepper: Stepper, average: Average | None) -> Progress:
     """Puts all back as the newest sound checkpoint has it; a job of another size keeps its fresh random states."""
     path = checkpoints.latest()
     if path is None:
@@ -240,7 +272,10 @@ def _restore(checkpoints: Checkpoints, modules: dict[str, nn.Module], stepper: S
         for name, module in modules.items():
             load_whole(module, state["modules"][name], f"{path} ({name})")
         load_whole_optimizer_state(stepper.optimizer, stepper.shards, state["optimizer"])
-        stepper.scaler.load_state_dict(state["scaler"])
+        stepper.resume(state["scaler"], state["progress"]["skipped"])
+        if average:
+            cuts = cuts_of_all(modules)
+            average.load_state_dict(cut_rows(state["average"], cuts, {name: len(average.state_dict()[name]) for name in cuts}))
         if len(state["random"]) == dist.world_size():
             restore_random_state(state["random"][dist.rank()])
         return Progress(**state["progress"])

@@ -52,12 +52,12 @@ def choose_precision(name: str, device: torch.device | str) -> Precision:
 def _best(device: torch.device) -> tuple[str, str]:
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", f"bf16: {torch.cuda.get_device_name(device)} has it"
-        return "fp16", f"fp16 with a loss scaler: {torch.cuda.get_device_name(device)} has no bf16"
+            return "bf16", f"bf16, which {torch.cuda.get_device_name(device)} has"
+        return "fp16", f"fp16 with a loss scaler, as {torch.cuda.get_device_name(device)} has no bf16"
     if device.type == "cpu":
         # oneDNN runs bf16 on any AVX-512 CPU, but only these units make it faster than float32.
         capabilities = torch.cpu.get_capabilities()
         units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities.get(unit)]
         if units:
-            return "bf16", f"bf16: this CPU has {units[0]}"
-    return "fp32", f"fp32: this {device.type} has no fast bf16"
+            return "bf16", f"bf16, as this CPU has {units[0]}"
+    return "fp32", f"fp32, as this {device.type} has no fast bf16"

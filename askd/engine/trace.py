@@ -59,12 +59,13 @@ class LossTrace:
     def _check(self, rows: list[Row]) -> None:
         for row, numbers in zip(rows, _to_host(rows)):
             if row.guarded and not math.isfinite(numbers[row.names.index(row.guarded)]):
-                parts = ", ".join(f"{name} {value:.6g}" for name, value in self._values(row.step).items())
+                step = self._values(row.step) | dict(zip(row.names, numbers))  # a step of several micro-batches has several rows
+                parts = ", ".join(f"{name} {value:.6g}" for name, value in step.items())
                 good = list(self._checkpoints.steps().values())
                 raise TrainingError(
                     f"non-finite {row.guarded} at step {row.step}: {parts}; "
                     f"the last good checkpoint is {good[-1] if good else 'none yet'}; "
-                    "lower the learning rate, clip gradients, or train in fp32"
+                    "lower the learning rate, clip gradients, or train in fp32; debug.anomaly=true names the module"
                 )
 
     def _values(self, step: int) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Methods over seeds: tables of means, paired differences to the baseline with Student's t intervals, cost, and the figure of it all.
 
 A line is one finished run: {"method", "sizes", "seed", "rows", "cost"}; sizes are the pixels it was trained at, rows are report.Row as
-JSON has it, cost is {"images_per_second", "memory_gb"} or None. The method `teacher` is the shared teacher, `base` the baseline.
+JSON has it, cost is {"images_per_second", "memory_gb"} or None. The method `teacher` is the shared teacher, `base` the baseline; methods
+that change the network (`askd+se`) have a baseline `base+se` and a teacher `teacher, attention=se` of their own.
 """
 from __future__ import annotations
 
@@ -21,6 +22,18 @@ FIGURES = ("accuracy", "auc")
 def label_of(line: dict) -> str:
     """A run's name in tables: its method, and whether one network serves several sizes."""
     return line["method"] if len(line["sizes"]) == 1 else f"{line['method']}, one for all sizes"
+
+
+def baseline_of(label: str, labels: Sequence[str]) -> str:
+    """The baseline that a label is compared with: of those there are the one that changes most of what it changes, else `base`."""
+    own = set(label.split(", ")[0].split("+"))
+    fitting = [other for other in labels if other != label and other.startswith("base+") and set(other.split("+")[1:]) <= own]
+    return max(fitting, key=lambda other: other.count("+"), default="base")
+
+
+def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Every label that is compared, with its baseline; teachers and `base` itself are not."""
+    return [(label, baseline_of(label, labels)) for label in labels if label != "base" and label.split(",")[0] != "teacher"]
 
 
 def values_of(lines: Sequence[dict], label: str, size: int, name: str, protocol: str, figure: str) -> Values:
@@ -69,9 +82,8 @@ def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[
     rows = [["difference, in points", "px", "per seed", "mean [95 % t interval]", "t interval excludes 0"]]
     largest = max(sizes)
     for size in sizes:
-        base = cells.get(("base", size), {})
-        pairs = {"headroom: teacher at full resolution - base": paired(cells.get(("teacher", largest), {}), base)}
-        pairs |= {f"{label} - base": paired(cells[label, size], base) for label in labels if label not in ("base", "teacher")}
+        pairs = {"headroom: teacher at full resolution - base": paired(cells.get(("teacher", largest), {}), cells.get(("base", size), {}))}
+        pairs |= {f"{label} - {base}": paired(cells[label, size], cells.get((base, size), {})) for label, base in compared(labels)}
         for what, found in pairs.items():
             if found is not None:
                 points, interval = found
@@ -104,17 +116,17 @@ def plot_differences(lines: Sequence[dict], path: str | os.PathLike) -> bool:
     Under the first protocol; accuracy where the set gives it, else AUC.
     """
     names = list(dict.fromkeys(row["set"] for line in lines for row in line["rows"]))
-    labels = [label for label in dict.fromkeys(label_of(line) for line in lines) if label not in ("base", "teacher")]
+    pairs = compared(list(dict.fromkeys(label_of(line) for line in lines)))
     panels = []
     for name in names:
         rows = [row for line in lines for row in line["rows"] if row["set"] == name]
         protocol, figure = rows[0]["protocol"], next(f for f in FIGURES if f == "auc" or rows[0][f] is not None)
         bars = {}
         for size in sorted({row["size"] for row in rows}, reverse=True):
-            base = values_of(lines, "base", size, name, protocol, figure)
-            for label in labels:
-                if (found := paired(values_of(lines, label, size, name, protocol, figure), base)) is not None:
-                    bars[f"{label}, {size} px"] = found
+            for label, base in pairs:
+                first, second = (values_of(lines, one, size, name, protocol, figure) for one in (label, base))
+                if (found := paired(first, second)) is not None:
+                    bars[f"{label}, {size} px" if base == "base" else f"{label} - {base}, {size} px"] = found
         if bars:
             panels.append((f"{name} ({protocol}): {figure}", bars))
     if not panels:

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from askd.evaluation.intervals import bootstrap_difference
+from askd.evaluation.intervals import Interval, percentiles
 from askd.evaluation.report import FULL_SIZE, NATIVE, Size, size_name
 from askd.evaluation.scored import Scored
 from askd.evaluation.verification import PROTOCOLS
 
+HEADLINES = ("accuracy", "auc", "rank-1", "TPIR @ FPIR 0.01", "TPIR @ FPIR 0.1")
 HEADROOM = "headroom: teacher at 112 px - baseline"
 GAIN = "A-SKD: student - baseline"
 
@@ -27,13 +28,19 @@ def compare(scored: dict[tuple[str, str, Size, str], Scored], sizes: list[int], 
                 a, b = (scored.get((name, *which, by)) for which in (first, second))
                 if a is None or b is None:
                     continue
-                mine, other = a.metrics(), b.metrics()
-                for figure in sorted(mine.keys() & other.keys()):
-                    interval = bootstrap_difference(mine[figure], other[figure], a.resamples)
+                for figure in sorted({*a.figures, *b.figures} & set(HEADLINES)):
+                    interval = difference(a, b, figure)
                     if interval.value is not None:
                         known = {key: value for key, value in asdict(interval).items() if key != "resamples"}
                         found.append({"set": name, "what": what, "size": size, "figure": figure, "protocol": by, **known})
     return found
+
+
+def difference(first: Scored, second: Scored, figure: str) -> Interval:
+    """First minus second with its 95 % interval, from the same resamples; two models scored on the same set."""
+    a, b = first.figures[figure], second.figures[figure]
+    column = list(first.figures).index(figure)
+    return percentiles(None if a is None or b is None else a - b, first.drawn[:, column] - second.drawn[:, column], first.resamples.unit)
 
 
 def differences_text(differences: list[dict]) -> str:

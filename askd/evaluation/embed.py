@@ -42,15 +42,17 @@ def embed(
 
 def embed_stored(
     model: Embed, images: Images, sizes: Sequence[Size], degradation: str, *, device: torch.device, batch: int = 128,
-    quantise: bool = False,
+    quantise: bool = False, share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Size, slice, np.ndarray, np.ndarray]]:
     """Embed stored images, each decoded once for all sizes, in threads and one batch ahead, so that few are held at a time.
 
-    sizes: pixels, for images of 112x112; or NATIVE, for images of any size, as `decode_native` sees them. Yields, batch by
-    batch and size by size, (size, which images, their embeddings, those of their mirror images), (B, D) float32 each.
+    sizes: pixels, for images of 112x112; or NATIVE, for images of any size, as `decode_native` sees them. share: (rank, ranks), every
+    ranks-th batch from the rank-th on, so that the batches are the same however many share them. Yields, batch by batch and size by size,
+    (size, which images, their embeddings, those of their mirror images), (B, D) float32 each.
     Raises DataError naming an image that cannot be read, TrainingError where the model returns a non-finite embedding.
     """
-    for part, pixels in _decoded(images, batch, degradation if NATIVE in sizes else None):
+    rank, ranks = share
+    for part, pixels in _decoded(images, _parts(len(images), batch)[rank::ranks], degradation if NATIVE in sizes else None):
         pixels = pixels.to(device)
         for size in sizes:
             with torch.inference_mode():
@@ -65,19 +67,20 @@ def _embed(model: Embed, images: Tensor, size: Size, degradation: str, quantise:
     if not np.isfinite(both).all():
         at = "native size" if size == NATIVE else size_name(size)
         raise TrainingError(
-            f"the network gives non-finite embeddings at {at} (images {part.start} to {part.stop - 1}): its training "
-            "diverged; lower the learning rate, clip gradients, or take an earlier checkpoint"
+            f"the network gives non-finite embeddings at {at} (images {part.start} to {part.stop - 1}): its training diverged (lower the "
+            "learning rate, clip gradients, or take an earlier checkpoint), or it is fed what it does not take"
         )
     return both[: len(images)], both[len(images) :]
 
 
-def _decoded(images: Images, batch: int, native: str | None) -> Iterator[tuple[slice, Tensor]]:
+def _decoded(images: Images, parts: Sequence[slice], native: str | None) -> Iterator[tuple[slice, Tensor]]:
     """Batches (B, 3, 112, 112), channels-last: uint8 of aligned faces, or float32 0..255 of any under degradation `native`."""
     def read(index: int) -> np.ndarray:
         encoded, name = images.encoded(index), images.name(index)
         return decode_rgb(encoded, name) if native is None else decode_native(encoded, name, native)
 
-    parts = _parts(len(images), batch)
+    if not parts:
+        return
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
         ahead = [threads.submit(read, index) for index in range(parts[0].start, parts[0].stop)]
         for part, following in zip(parts, [*parts[1:], slice(0, 0)]):

@@ -9,7 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from askd.evaluation.report import Row, arranged, has_accuracy, models_of, scale_name, sizes_of, write_whole
+from askd.evaluation.cross import Matrix, headline, value_of
+from askd.evaluation.map_similarity import MapDistance
+from askd.evaluation.report import (
+    Row, arranged, by_degradation, has_accuracy, models_of, scale_name, size_name, sizes_of, write_whole,
+)
 from askd.evaluation.roc import area
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito: for all eyes
@@ -48,15 +52,57 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> None:
             axes.errorbar([row.size * aside for row in line], value, _bars(line, value, by_accuracy), label=model,
                           color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], linewidth=1.8,
                           markersize=5.5, elinewidth=1.1, capsize=3)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [f"{size}\n{scale_name(size)}" for size in sizes])
-        axes.minorticks_off()
-        axes.invert_xaxis()
+        _over_sizes(axes, sizes)
         measure = "accuracy (%), ± std over folds" if by_accuracy else "AUC"
-        _dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
+        dress(axes, f"{name} ({protocol})", "face size (pixels)", measure)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
-    _save(figure, path)
+    save(figure, path)
+
+
+def plot_degradations(rows: Sequence[Row], path: str | os.PathLike) -> None:
+    """Accuracy (AUC where there is none) of one set and protocol against resolution: a panel per model, a line per degradation."""
+    models = models_of(rows)
+    figure = Figure(figsize=(1.2 + 4.6 * len(models), 4.2), layout="constrained")
+    measure = "accuracy" if has_accuracy(rows) else "auc"
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False, sharey=True)[0], models):
+        for place, (degradation, alike) in enumerate(by_degradation([row for row in rows if row.model == model]).items()):
+            line = sorted((row for row in alike if getattr(row, measure) is not None), key=lambda row: row.size)
+            axes.plot([row.size for row in line], [100 * getattr(row, measure) for row in line], label=degradation,
+                      color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], linewidth=1.8, markersize=5.5)
+        _over_sizes(axes, sizes_of(rows))
+        dress(axes, model, "face size (pixels)", f"{measure} (%)")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+    save(figure, path)
+
+
+def plot_cross(found: dict[str, Matrix], path: str | os.PathLike, title: str) -> None:
+    """Cross-resolution matrices {model: matrix} as maps side by side: gallery size down, probe size across, per cent in the cells."""
+    figure = Figure(figsize=(1 + 4.4 * len(found), 4.4), layout="constrained")
+    every = [row for matrix in found.values() for row in matrix.values()]
+    measure = headline(every)
+    values = [value for row in every if (value := value_of(row, measure)) is not None]
+    for axes, (model, matrix) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items()):
+        sizes = sorted({size for pair in matrix for size in pair}, reverse=True)
+        cells = np.array([[value_of(matrix.get((down, across)), measure) for across in sizes] for down in sizes], float)
+        layer = axes.imshow(100 * cells, cmap=HEAT, vmin=100 * min(values), vmax=100 * max(values))
+        middle = 50 * (min(values) + max(values))
+        for down, across in np.argwhere(np.isfinite(cells)):
+            cell = 100 * cells[down, across]
+            axes.text(across, down, f"{cell:.1f}", ha="center", va="center", fontsize=8, color="black" if cell > middle else "white")
+        axes.set_xticks(range(len(sizes)), sizes)
+        axes.set_yticks(range(len(sizes)), sizes)
+        axes.set_title(model, fontsize=11)
+        axes.set_xlabel("probe size (pixels)")
+        axes.set_ylabel("gallery size (pixels)")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    bar = figure.colorbar(layer, ax=figure.axes, shrink=0.8, pad=0.015)
+    bar.set_label(f"{measure} (%)")
+    bar.outline.set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    save(figure, path)
 
 
 def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike, title: str) -> None:
@@ -75,9 +121,9 @@ def plot_roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: str | os.Pa
     axes.set_xscale("log")
     axes.set_xlim(lowest, 1)
     axes.set_ylim(0, 101)
-    _dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
+    dress(axes, title, "FAR: impostors accepted", "TAR: genuine accepted (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str) -> None:
@@ -96,9 +142,9 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | os.PathLike, title: str)
     marks = [k for k in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000, 100_000, 1_000_000) if k <= max(last, 2)]
     axes.set_xticks(marks, [f"{k:,}" for k in marks])
     axes.minorticks_off()
-    _dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
+    dress(axes, title, "rank", "probes whose mate is found up to that rank (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> None:
@@ -121,7 +167,26 @@ def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> No
     bar = figure.colorbar(layer, ax=grid, shrink=min(1.0, 2.4 / len(faces)), aspect=18, pad=0.015, ticks=[0, 0.5, 1])
     bar.set_label("attention")
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
+
+
+def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None:
+    """1 - cos of each model's attention maps to its teacher's over blocks, a panel per part and size; dashed: to another face's."""
+    sizes, models = list(dict.fromkeys(row.size for row in rows)), list(dict.fromkeys(row.model for row in rows))
+    parts = list(dict.fromkeys(row.part for row in rows))
+    figure = Figure(figsize=(1 + 3.4 * len(sizes), 0.8 + 2.7 * len(parts)), layout="constrained")
+    grid = figure.subplots(len(parts), len(sizes), squeeze=False, sharey="row", sharex=True)
+    for axes_of_row, part in zip(grid, parts):
+        for axes, size in zip(axes_of_row, sizes):
+            for place, model in enumerate(models):
+                mine = [row for row in rows if (row.model, row.size, row.part) == (model, size, part)]
+                for style, value in (("-", "same"), ("--", "other")):
+                    axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, linewidth=1.6, markersize=4.5,
+                              color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face")
+            axes.set_ylim(bottom=0)
+            dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(models), fontsize=9)
+    save(figure, path)
 
 
 def _attention_columns(faces: Sequence[AttentionRow]) -> list[list[tuple[str, np.ndarray, np.ndarray | None]]]:
@@ -144,7 +209,15 @@ def _bars(line: Sequence[Row], value: np.ndarray, by_accuracy: bool) -> np.ndarr
     return np.abs(ends - value)
 
 
-def _dress(axes: Axes, title: str, across: str, up: str) -> None:
+def _over_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """Sizes on a logarithmic axis, largest first."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size}\n{scale_name(size)}" for size in sizes])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+
+
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -153,5 +226,5 @@ def _dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))

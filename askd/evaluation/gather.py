@@ -5,9 +5,10 @@ they are what a camera left, and another degradation on top would be of nothing 
 """
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -27,13 +28,19 @@ class Lot:
     """Images that are embedded together.
 
     sizes: to embed them at, pixels or NATIVE alone; sets: each with the places (indices) of its images among these;
-    note: what was done to them, for the report.
+    note: what was done to them, for the report; hashes: uint8 (N, 32), the sha256 of each.
     """
 
     images: Images
     sizes: tuple[Size, ...]
     sets: list[tuple[EvaluationSet, np.ndarray]]
-    note: str = ""
+    note: str
+    hashes: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        """Of all images, in their order."""
+        return hashlib.sha256(self.hashes.tobytes()).hexdigest()
 
     @property
     def keeps_both(self) -> bool:
@@ -61,22 +68,58 @@ class Encoded:
 
 
 def gather(sets: Sequence[EvaluationSet], sizes: Sequence[int], progress: Callable[[int], None] | None = None) -> list[Lot]:
-    """The lots of `sets`. Reads the header of every image; progress(n): that many more were read.
+    """The lots of `sets`: one each, but for pairs whose images are all among those of other pairs. Reads every image, decodes none.
 
-    Raises DataError for an image that cannot be read or is no crop of a face.
+    progress(n): that many more were read. Raises DataError for an image that cannot be read or is no crop of a face.
     """
+    seen = [_headers(images_of(one), progress) for one in sets]
+    held = _held_by_others(sets, seen)
     lots: list[Lot] = []
-    shared: dict[bool, list[tuple[PairSet, np.ndarray]]] = {True: [], False: []}
-    for one in sets:
-        images = images_of(one)
-        shapes = _sizes(images, progress)
-        native = bool((shapes != FULL_SIZE).any())
-        if isinstance(one, PairSet):
-            shared[native].append((one, shapes))
-        else:
-            lots.append(Lot(images, _sizes_at(native, sizes), [(one, np.arange(len(images)))], _note(shapes)))
-    pairs = [_pooled(found, _sizes_at(native, sizes)) for native, found in ((False, shared[False]), (True, shared[True])) if found]
-    return pairs + lots
+    for number, one in enumerate(sets):
+        if number not in held:
+            shapes, hashes = seen[number]
+            together = [(sets[other], places) for other, (holder, places) in sorted(held.items()) if holder == number]
+            sizes_here = (NATIVE,) if _is_native(shapes) else tuple(sizes)
+            lots.append(Lot(images_of(one), sizes_here, [(one, np.arange(len(hashes))), *together], _note(shapes), hashes))
+    return lots
+
+
+def _held_by_others(sets: Sequence[EvaluationSet], seen: list[tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[int, np.ndarray]]:
+    """Number of each set of pairs whose images are all in a larger one -> the number of that one, and where they are in it."""
+    held: dict[int, tuple[int, np.ndarray]] = {}
+    holders: list[int] = []
+    for number in sorted(range(len(sets)), key=lambda number: -len(seen[number][1])):
+        if isinstance(sets[number], PairSet):
+            for holder in holders:
+                places = _places(seen[number][1], seen[holder][1])
+                if places is not None and _is_native(seen[number][0]) == _is_native(seen[holder][0]):
+                    held[number] = holder, places
+                    break
+            else:
+                holders.append(number)
+    return held
+
+
+def fingerprint(one: EvaluationSet, hashes: np.ndarray) -> str:
+    """sha256 of a set: of its images' hashes, uint8 (N, 32), and of every number that says how they are compared."""
+    digest = hashlib.sha256(hashes.tobytes())
+    for field in fields(one):
+        value = getattr(one, field.name)
+        for array in value if field.name == "galleries" else [value]:
+            if isinstance(array, np.ndarray):
+                digest.update(f"{field.name} {array.shape}".encode() + array.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _is_native(shapes: np.ndarray) -> bool:
+    return bool((shapes != FULL_SIZE).any())
+
+
+def _places(hashes: np.ndarray, among: np.ndarray) -> np.ndarray | None:
+    """Where each of some images is among others; None if one is not there."""
+    index = {digest.tobytes(): place for place, digest in enumerate(among)}
+    found = [index.get(digest.tobytes(), -1) for digest in hashes]
+    return None if -1 in found else np.array(found)
 
 
 def images_of(one: EvaluationSet) -> Images:
@@ -84,27 +127,17 @@ def images_of(one: EvaluationSet) -> Images:
     return Encoded(one.images, one.image_names) if isinstance(one, PairSet) else one.images
 
 
-def _pooled(sets: list[tuple[PairSet, np.ndarray]], sizes: tuple[Size, ...]) -> Lot:
-    """Every distinct image of all sets once."""
-    index: dict[bytes, int] = {}
-    names, placed = [], []
-    for pairs, _ in sets:
-        for encoded, name in zip(pairs.images, pairs.image_names):
-            if encoded not in index:
-                index[encoded] = len(names)
-                names.append(name)
-        placed.append((pairs, np.array([index[encoded] for encoded in pairs.images])))
-    return Lot(Encoded(list(index), names), sizes, placed, _note(np.concatenate([shapes for _, shapes in sets])))
-
-
-def _sizes(images: Images, progress: Callable[[int], None] | None) -> np.ndarray:
-    """int64 (N, 2): width and height of every image, from the headers."""
-    if isinstance(images, LooseCrops):  # aligned when they are read, which is not to be done twice
-        return np.full((len(images), 2), FULL_SIZE)
-    shapes = np.empty((len(images), 2), np.int64)
+def _headers(images: Images, progress: Callable[[int], None] | None) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (N, 2): width and height of every image, from its header; uint8 (N, 32): the sha256 of its content."""
+    shapes, hashes = np.empty((len(images), 2), np.int64), np.empty((len(images), 32), np.uint8)
 
     def read(index: int) -> None:
-        shapes[index] = native_size(images.encoded(index), images.name(index))
+        if isinstance(images, LooseCrops):  # aligned when they are read, which is not to be done twice
+            content, shapes[index] = images.stored(index), FULL_SIZE
+        else:
+            content = images.encoded(index)
+            shapes[index] = native_size(content, images.name(index))
+        hashes[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
     with ThreadPoolExecutor(READERS) as threads:
         for start in range(0, len(images), 1024):
@@ -113,11 +146,7 @@ def _sizes(images: Images, progress: Callable[[int], None] | None) -> np.ndarray
                 pass
             if progress:
                 progress(len(part))
-    return shapes
-
-
-def _sizes_at(native: bool, sizes: Sequence[int]) -> tuple[Size, ...]:
-    return (NATIVE,) if native else tuple(sizes)
+    return shapes, hashes
 
 
 def _note(shapes: np.ndarray) -> str:

@@ -47,22 +47,27 @@ class Search:
         return self.rank > 0
 
 
-def search(embeddings: np.ndarray, probe: np.ndarray, gallery: np.ndarray, identity: np.ndarray, tile: int = TILE) -> Search:
+def search(embeddings: np.ndarray, probe: np.ndarray, gallery: np.ndarray, identity: np.ndarray, tile: int = TILE,
+           enrolled: np.ndarray | None = None) -> Search:
     """Search every probe in the gallery.
 
     embeddings (N, D), of any length; probe (P,) and gallery (G,) index them; identity (N,), NOBODY for a distractor.
+    enrolled (N, D): what the gallery is taken from instead, the same images at another size, say. Arrays may be mapped from disk.
     Memory beyond the arguments: `tile` x max(D, tile) numbers, a few times.
     Raises DataError for an empty side, and for embeddings that are zero or not finite; ValueError for arrays that do not fit.
     """
     embeddings, probe, gallery, identity = map(np.asarray, (embeddings, probe, gallery, identity))
-    if embeddings.ndim != 2 or identity.shape != (len(embeddings),):
-        raise ValueError(f"expected embeddings (N, D) and an identity for each, got {embeddings.shape} and {identity.shape}")
+    enrolled = embeddings if enrolled is None else np.asarray(enrolled)
+    if embeddings.ndim != 2 or identity.shape != (len(embeddings),) or enrolled.shape != embeddings.shape:
+        raise ValueError("expected embeddings (N, D), enrolled ones alike and an identity for each, "
+                         f"got {embeddings.shape}, {enrolled.shape} and {identity.shape}")
     for name, side in (("probe", probe), ("gallery", gallery)):
         if side.ndim != 1 or not len(side):
             raise DataError(f"the {name} side of an identification set is empty; check its lists")
         if side.min() < 0 or side.max() >= len(embeddings):
             raise ValueError(f"{name} must index {len(embeddings)} images, got {side.min()} to {side.max()}")
-    squared_norms(lambda images: embeddings[images].astype(np.float64), len(embeddings))
+    for rows in [embeddings] if enrolled is embeddings else [embeddings, enrolled]:
+        squared_norms(lambda images: rows[images].astype(np.float64), len(rows))
 
     gallery = gallery[np.argsort(identity[gallery], kind="stable")]
     owner = identity[gallery]
@@ -71,10 +76,10 @@ def search(embeddings: np.ndarray, probe: np.ndarray, gallery: np.ndarray, ident
     score, rank = np.full(len(probe), -np.inf), np.zeros(len(probe), np.int64)
     for ours in blocks(len(probe), tile):
         seen, has_mate = unit_grid(embeddings[probe[ours]]), mated[ours]
-        score[ours] = _mates(embeddings, seen, identity[probe[ours]], gallery, owner)
+        score[ours] = _mates(enrolled, seen, identity[probe[ours]], gallery, owner)
         ahead, beaten = rank[ours], np.zeros(len(seen), bool)  # `ahead` is a view: what is added is the result
         for theirs in blocks(len(gallery), tile):
-            found = seen @ unit_grid(embeddings[gallery[theirs]]).T
+            found = seen @ unit_grid(enrolled[gallery[theirs]]).T
             np.copyto(score[ours], np.maximum(score[ours], found.max(1)), where=~has_mate)
             # A candidate counts once, however many of its images score so high, even where a block ends amid them.
             goes_on = not starts[theirs.start]
@@ -140,13 +145,13 @@ def _mean_of(several: list[Metric]) -> Metric:
     return lambda weights: float(np.mean([one(weights) for one in several]))
 
 
-def _mates(embeddings, seen, identity, gallery, owner) -> np.ndarray:
+def _mates(enrolled, seen, identity, gallery, owner) -> np.ndarray:
     """Best score among the gallery images of each probe's own identity, -inf where there are none."""
     best = np.full(len(seen), -np.inf)
     first, after = np.searchsorted(owner, identity, "left"), np.searchsorted(owner, identity, "right")
     after = np.where(identity == NOBODY, first, after)
     for nth in range(int((after - first).max())):
         has = np.flatnonzero(first + nth < after)
-        mate = unit_grid(embeddings[gallery[first[has] + nth]])
+        mate = unit_grid(enrolled[gallery[first[has] + nth]])
         best[has] = np.maximum(best[has], np.einsum("nd,nd->n", seen[has], mate))
     return best

@@ -7,12 +7,13 @@ resample then costs one weighted count.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Metric = Callable[[np.ndarray], float]  # weights (P,) -> the figure, NaN where these weights do not define it
+Metrics = Callable[[np.ndarray], np.ndarray]  # weights (P,) -> several figures (F,) at once
 
 
 @dataclass(frozen=True)
@@ -124,31 +125,30 @@ def thin_impostors(same: np.ndarray, limit: int = 300_000, seed: int = 0) -> np.
     return np.sort(np.concatenate([np.flatnonzero(same), impostors]))
 
 
-def auc_metric(scores: np.ndarray, same: np.ndarray) -> Metric:
-    """AUC of weighted pairs: the chance that a genuine pair scores above an impostor, ties counting half."""
-    place = _impostors_around_genuine(scores, same)
+def pair_metrics(scores: np.ndarray, same: np.ndarray, correct: np.ndarray | None, fars: Sequence[float]) -> Metrics:
+    """AUC, accuracy, and TAR at each of F - 2 FARs, of weighted pairs, from one count of the weights; NaN where they define none.
 
-    def auc(weights: np.ndarray) -> float:
+    AUC: the chance that a genuine pair scores above an impostor, ties counting half. correct: as for `accuracy_metric`, or None: NaN.
+    TAR: at the largest attained FAR not above the one asked for; NaN where impostors weigh under 1 / FAR.
+    """
+    place = _impostors_around_genuine(scores, same)
+    accuracy = None if correct is None else accuracy_metric(correct)
+
+    def figures(weights: np.ndarray) -> np.ndarray:
         genuine, below, equal, impostors = place(weights)
-        whole = genuine.sum() * impostors
-        return float(genuine @ (below + equal / 2) / whole) if whole else np.nan
+        whole, found = genuine.sum(), np.full(2 + len(fars), np.nan)
+        if accuracy is not None:
+            found[1] = accuracy(weights)
+        if whole and impostors:
+            found[0] = genuine @ (below + equal / 2) / (whole * impostors)
+            above, accepted = impostors - below, np.append(0.0, np.cumsum(genuine[::-1]))  # of the impostors; of the best genuine pairs
+            for number, far in enumerate(fars, 2):
+                if impostors * far >= 1 - 1e-9:  # `above` falls with the level, so the allowed levels are the last ones
+                    allowed = len(above) - np.searchsorted(-above, -far * impostors * (1 + 1e-12))
+                    found[number] = accepted[allowed] / whole
+        return found
 
-    return auc
-
-
-def tar_metric(scores: np.ndarray, same: np.ndarray, far: float) -> Metric:
-    """TAR of weighted pairs at the largest attained FAR not above `far`; NaN where impostors weigh under 1 / far."""
-    place = _impostors_around_genuine(scores, same)
-
-    def tar(weights: np.ndarray) -> float:
-        genuine, below, _, impostors = place(weights)
-        whole = genuine.sum()
-        if not whole or impostors * far < 1 - 1e-9:
-            return np.nan
-        allowed = impostors - below <= far * impostors * (1 + 1e-12)
-        return float(genuine[allowed].sum() / whole)
-
-    return tar
+    return figures
 
 
 def accuracy_metric(correct: np.ndarray) -> Metric:
@@ -171,15 +171,14 @@ def bootstrap(metric: Metric, resamples: Resamples, level: float = 0.95) -> Inte
     return _percentiles(metric(np.ones(resamples.pairs)), drawn, resamples.unit, level)
 
 
-def bootstrap_difference(first: Metric, second: Metric, resamples: Resamples, level: float = 0.95) -> Interval:
-    """Percentile interval of first minus second, two models on the same pairs with the same resamples.
+def draw(metrics: Metrics, resamples: Resamples) -> np.ndarray:
+    """Several figures of every resample, (R, F); those of two models on the same resamples may be subtracted."""
+    return np.array([metrics(weights) for weights in resamples])
 
-    An interval without 0 is a difference that other people of the same kind would show too.
-    """
-    def difference(weights: np.ndarray) -> float:
-        return first(weights) - second(weights)
 
-    return bootstrap(difference, resamples, level)
+def percentiles(value: float | None, drawn: np.ndarray, unit: str, level: float = 0.95) -> Interval:
+    """Percentile interval of a figure from its values (R,) in every resample; NaN: not defined there. None as for `bootstrap`."""
+    return _percentiles(np.nan if value is None else value, drawn, unit, level)
 
 
 def mean_and_t_interval(values: np.ndarray | list[float], level: float = 0.95) -> Interval:
@@ -210,8 +209,8 @@ def t_quantile(probability: float, freedom: int) -> float:
     return float(np.tan(low) * freedom**0.5)
 
 
-def _percentiles(value: float, drawn: list[float], unit: str, level: float) -> Interval:
-    defined = np.array(drawn)[~np.isnan(drawn)]
+def _percentiles(value: float, drawn: np.ndarray | list[float], unit: str, level: float) -> Interval:
+    defined = np.asarray(drawn)[~np.isnan(drawn)]
     if np.isnan(value):
         return Interval(None, None, None, level, unit, 0)
     if 2 * len(defined) < len(drawn) or len(defined) < 2:

@@ -19,7 +19,9 @@ class Row:
     """Figures of one model on the pairs of one set at one size, None where the pairs give no figure.
 
     size: pixels, or NATIVE; accuracy .. eer: fractions in [0, 1];
-    auc_interval: (low, high) at 95 %; interval_unit: what was resampled, "identity" or "pair". tar: {FAR: TAR}.
+    auc_interval: (low, high) at 95 %; interval_unit: what was resampled, "identity" or "pair". tar: {FAR: TAR}, None where there are
+    fewer impostors than 1 / FAR. accuracy_interval, tar_intervals: as auc_interval, thresholds of the folds held fixed.
+    degradation: what made the image small; probe_size: of each pair's right side, where it is not `size`.
     """
 
     model: str
@@ -37,14 +39,18 @@ class Row:
     genuine: int = 0
     impostors: int = 0
     note: str = ""
+    degradation: str = ""
+    probe_size: Size | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    tar_intervals: dict[float, tuple[float, float] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: str, set: str, size: Size, result: Verification,
-           auc_interval: tuple[float, float] | None = None, interval_unit: str = "", note: str = "") -> Row:
-        """The row of a `Verification`; note: what else to say of it."""
+           auc_interval: tuple[float, float] | None = None, interval_unit: str = "", note: str = "", **more: object) -> Row:
+        """The row of a `Verification`; note: what else to say of it; more: the last four fields."""
         return cls(model, set, size, result.protocol, result.accuracy, result.accuracy_std, result.auc, auc_interval,
                    interval_unit, result.eer, dict(result.tar_at_far), result.pairs, result.genuine, result.impostors,
-                   "; ".join(filter(None, [result.note, note])))
+                   "; ".join(filter(None, [result.note, note])), **more)
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,27 @@ class IdentificationRow:
     candidates: tuple[int, ...] = ()
     gallery: tuple[int, ...] = ()
     note: str = ""
+    degradation: str = ""
+    probe_size: Size | None = None
 
 
-def write_json(path: str | os.PathLike, rows: Sequence[Row], context: dict, identification: Sequence[IdentificationRow] = ()) -> None:
+def write_json(path: str | os.PathLike, rows: Sequence[Row], context: dict, identification: Sequence[IdentificationRow] = (),
+               **more: Sequence[Row | IdentificationRow | dict]) -> None:
     """{"context": ..., "rows": [...], "identification": [...]} with sorted keys; the same input gives the same bytes.
 
-    context: JSON values. Raises ValueError for NaN or infinity anywhere, TypeError for what JSON does not know.
+    context: JSON values; more: further lists, of rows of either kind or of JSON values. Raises ValueError for NaN or infinity anywhere, TypeError for what JSON does not know.
     """
-    plain = [{**asdict(row), "tar": {f"{far:g}": tar for far, tar in row.tar.items()}} for row in rows]
-    document = {"context": context, "rows": plain, "identification": [asdict(row) for row in identification]}
+    lists = {"rows": rows, "identification": identification, **more}
+    document = {"context": context, **{name: [_plain(row) for row in found] for name, found in lists.items()}}
     text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def _plain(row: Row | IdentificationRow | dict) -> dict:
+    if isinstance(row, dict):
+        return row
+    plain = asdict(row)
+    return plain | {key: {f"{far:g}": value for far, value in plain[key].items()} for key in ("tar", "tar_intervals") if key in plain}
 
 
 def scale_name(size: Size) -> str:
@@ -90,8 +106,16 @@ def size_name(size: Size) -> str:
     return NATIVE if size == NATIVE else f"{size} px"
 
 
+def by_degradation(rows: Sequence[Row | IdentificationRow]) -> dict[str, list]:
+    """degradation -> its rows, both in the order of first appearance."""
+    found: dict[str, list] = {}
+    for row in rows:
+        found.setdefault(row.degradation, []).append(row)
+    return found
+
+
 def arranged(rows: Sequence[Row]) -> dict[tuple[str, str], dict[tuple[str, Size], Row]]:
-    """(set, protocol) -> (model, size) -> row, in the order of first appearance."""
+    """(set, protocol) -> (model, size) -> row, of one degradation, in the order of first appearance."""
     found: dict[tuple[str, str], dict[tuple[str, Size], Row]] = {}
     for row in rows:
         cells = found.setdefault((row.set, row.protocol), {})

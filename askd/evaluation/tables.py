@@ -7,15 +7,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from askd.evaluation.cross import ACROSS, headline, interval_of, matrices, value_of
 from askd.evaluation.report import (
-    NATIVE, IdentificationRow, Row, Size, arranged, has_accuracy, identified, models_of, scale_name, sizes_of,
+    NATIVE, IdentificationRow, Row, Size, arranged, by_degradation, has_accuracy, identified, models_of, scale_name, sizes_of,
 )
 
 HEADLINE_FAR = 1e-4  # what IJB results are quoted at
+MOST_SIZES = 6  # in a terminal table of 100 columns, beside the models' names
+MOST_WITH_INTERVALS = 4
 
 
 def table(rows: Sequence[Row], set: str, protocol: str) -> Table:
-    """Terminal table of one set and protocol: models down, sizes across, cells with accuracy, its fold std, and AUC.
+    """Terminal table of one set and protocol: models down, sizes across, cells with accuracy, its fold std and interval, and AUC.
 
     Where the set gives no accuracy: AUC over its interval; of templates: TAR at FAR 1e-4 over AUC.
     """
@@ -27,7 +30,9 @@ def table(rows: Sequence[Row], set: str, protocol: str) -> Table:
     sizes, models = sizes_of(chosen.values()), models_of(chosen.values())
     lines, legend = (_auc, _interval), f"AUC, {_interval_name(chosen.values())}"
     if has_accuracy(chosen.values()):
-        lines, legend = (_accuracy, _auc), "accuracy ± std over folds (%), AUC"
+        intervals = any(row.accuracy_interval for row in chosen.values())
+        lines = (_accuracy, _accuracy_interval, _auc) if intervals else (_accuracy, _auc)
+        legend = f"accuracy ± std over folds (%){f', {_interval_name(chosen.values())}' if intervals else ''}, AUC"
     elif protocol == "templates":
         lines, legend = (_headline_tar, _auc), f"TAR (%) @ FAR {HEADLINE_FAR:g}, AUC"
     result = Table(title=f"{set}: {legend}", caption=_caption(chosen.values(), protocol), box=SIMPLE_HEAD, min_width=76,
@@ -56,19 +61,72 @@ def identification_table(rows: Sequence[IdentificationRow]) -> Table:
 
 
 def tables(rows: Sequence[Row], identification: Sequence[IdentificationRow] = ()) -> list[Table]:
-    """`table` of every set and protocol among the rows, and `identification_table` of every set, in their order."""
+    """`table` of every set, protocol and degradation, in parts where the sizes are many, then `identification_table` of every set."""
     _some(rows, identification)
-    return [table(rows, *key) for key in arranged(rows)] + [identification_table(found) for found in identified(identification).values()]
+    found = []
+    for degradation, alike in by_degradation(rows).items():
+        for (name, protocol), chosen in arranged(alike).items():
+            intervals = any(row.accuracy_interval for row in chosen.values())
+            for part in in_parts(sizes_of(chosen.values()), MOST_WITH_INTERVALS if intervals else MOST_SIZES):
+                found.append(table([row for row in chosen.values() if row.size in part], name, protocol))
+                if len(by_degradation(rows)) > 1:
+                    found[-1].title += f"; degradation {degradation}"
+    for degradation, alike in by_degradation(identification).items():
+        for chosen in identified(alike).values():
+            found.append(identification_table(chosen))
+            if len(by_degradation(identification)) > 1:
+                found[-1].title += f"; degradation {degradation}"
+    return found
+
+
+def in_parts(sizes: Sequence[Size], most: int) -> list[Sequence[Size]]:
+    """Sizes in as few parts of at most `most` as will do, about equally long."""
+    parts = -(-len(sizes) // most)
+    edges = [len(sizes) * part // parts for part in range(parts + 1)]
+    return [sizes[first:after] for first, after in zip(edges, edges[1:])]
+
+
+def cross_tables(rows: Sequence[Row | IdentificationRow]) -> list[Table]:
+    """A terminal table per set, protocol, degradation and model: gallery sizes down, probe sizes across, in per cent."""
+    found = []
+    for (name, protocol, degradation, model), matrix in matrices(rows).items():
+        sizes = sorted({size for pair in matrix for size in pair}, reverse=True)
+        figure = headline(list(matrix.values()))
+        result = Table(title=f"{name}, {model}: {figure} (%) across sizes, protocol {protocol}, {degradation}", caption=ACROSS, box=SIMPLE_HEAD,
+                       min_width=76, title_justify="left", caption_justify="left")
+        result.add_column("gallery", style="bold", justify="right")
+        for size in sizes:
+            result.add_column(f"{size} px", justify="right", no_wrap=True)
+        for gallery in sizes:
+            result.add_row(f"{gallery} px", *(_percent(value_of(matrix.get((gallery, probe)), figure)) for probe in sizes))
+        found.append(result)
+    return found
+
+
+def cross_markdown(rows: Sequence[Row | IdentificationRow]) -> str:
+    """The same matrices, with 95 % intervals."""
+    parts = []
+    for (name, protocol, degradation, model), matrix in matrices(rows).items():
+        sizes = sorted({size for pair in matrix for size in pair}, reverse=True)
+        figure = headline(list(matrix.values()))
+        parts += [f"## {name}, {model}: {figure} (%) across sizes\n\nprotocol {protocol}, degradation {degradation}; {ACROSS}\n"]
+        parts += [_grid(["gallery \\ probe", *(f"{size} px" for size in sizes)], [
+            [f"{gallery} px", *(_with_interval(matrix.get((gallery, probe)), figure) for probe in sizes)] for gallery in sizes
+        ])]
+    return "\n".join(parts)
 
 
 def markdown(rows: Sequence[Row], identification: Sequence[IdentificationRow] = ()) -> str:
     """For every set and protocol: accuracy and AUC by model and size, then every figure of every row."""
     _some(rows, identification)
     parts = []
-    for (name, protocol), chosen in arranged(rows).items():
+    for (degradation, name, protocol), chosen in {
+        (degradation, *key): chosen for degradation, alike in by_degradation(rows).items() for key, chosen in arranged(alike).items()
+    }.items():
         sizes, models = sizes_of(chosen.values()), models_of(chosen.values())
         fars = sorted({far for row in chosen.values() for far in row.tar}, reverse=True)
-        parts += [f"## {name}\n\n{_caption(chosen.values(), protocol)}\n"]
+        how = f", degradation {degradation}" if degradation else ""
+        parts += [f"## {name}\n\n{_caption(chosen.values(), protocol)}{how}\n"]
         cell, head = (_both, "accuracy ± std (%) / AUC") if has_accuracy(chosen.values()) else (_auc, "AUC")
         parts += [_grid([head, *(_head(size, "{} ({} px)") for size in sizes)],
                         [[model, *(cell(chosen.get((model, size))) for size in sizes)] for model in models])]
@@ -77,9 +135,12 @@ def markdown(rows: Sequence[Row], identification: Sequence[IdentificationRow] = 
         parts += [_grid(["model", "px", *measures],
                         [[row.model, str(row.size), _auc(row), _interval(row), _percent(row.eer),
                           *(_tar(row, far) for far in fars)] for row in ordered])]
-    for name, found in identified(identification).items():
+    for (degradation, name), found in {
+        (degradation, name): found for degradation, alike in by_degradation(identification).items() for name, found in identified(alike).items()
+    }.items():
         figures = _given(found)
-        parts += [f"## {name}: identification\n\n{_searched(found)}; in brackets 95 % intervals by identity\n"]
+        how = f", degradation {degradation}" if degradation else ""
+        parts += [f"## {name}: identification\n\n{_searched(found)}{how}; in brackets 95 % intervals by identity\n"]
         parts += [_grid(["model", "px", *(f"{figure} (%)" for figure in figures)],
                         [[row.model, str(row.size), *(f"{_percent(row.figures[figure])} ({_between(row, figure)})" for figure in figures)]
                          for row in found])]
@@ -143,13 +204,22 @@ def _interval(row: Row | None) -> str:
     return "–" if row is None or row.auc_interval is None else "{:.4f}–{:.4f}".format(*row.auc_interval)
 
 
+def _accuracy_interval(row: Row | None) -> str:
+    return "–" if row is None or row.accuracy_interval is None else "[{:.2f}, {:.2f}]".format(*(100 * end for end in row.accuracy_interval))
+
+
+def _with_interval(row: Row | IdentificationRow | None, figure: str) -> str:
+    ends = None if row is None else interval_of(row, figure)
+    return _percent(value_of(row, figure)) + ("" if ends is None else " ({:.2f}–{:.2f})".format(*(100 * end for end in ends)))
+
+
 def _headline_tar(row: Row | None) -> str:
     return "–" if row is None else _tar(row, HEADLINE_FAR)
 
 
 def _tar(row: Row, far: float) -> str:
     tar = row.tar.get(far)
-    return "too few pairs" if tar is None and row.impostors * far < 1 - 1e-9 else _percent(tar)
+    return "too few impostors" if tar is None and row.impostors * far < 1 - 1e-9 else _percent(tar)
 
 
 def _grid(head: list[str], body: list[list[str]]) -> str:

@@ -62,6 +62,7 @@ def compare(pooled: np.ndarray, left: np.ndarray, right: np.ndarray, same: np.nd
     return Verification("templates", None, None, (), (), scores, None, auc, equal, tars, len(same), genuine, len(same) - genuine, note)
 
 
-def identify(pooled: np.ndarray, probe: np.ndarray, galleries: list[np.ndarray], subject: np.ndarray) -> list[Search]:
-    """1:N: the probes searched for in each gallery; `identification.metrics` averages over them."""
-    return [search(pooled, probe, gallery, subject) for gallery in galleries]
+def identify(pooled: np.ndarray, probe: np.ndarray, galleries: list[np.ndarray], subject: np.ndarray,
+             enrolled: np.ndarray | None = None) -> list[Search]:
+    """1:N: the probes searched for in each gallery, whose templates are `enrolled` if given; `identification.metrics` averages over them."""
+    return [search(pooled, probe, gallery, subject, enrolled=enrolled) for gallery in galleries]

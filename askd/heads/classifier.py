@@ -40,9 +40,12 @@ class MarginHead(nn.Module):
         self.warmup: Warmup | None = None
         self.norms = FeatureNorms() if kind == "adaface" else None
 
-    def warm_up(self, steps: int) -> None:
-        """Let the margin grow linearly from none to its own over the next `steps` training steps, counted here and checkpointed."""
-        self.warmup = Warmup(steps)
+    def warm_up(self, steps: int, micro_batches: int = 1) -> None:
+        """Let the margin grow linearly from none to its own over the next `steps` training steps, counted here and checkpointed.
+
+        micro_batches: calls per step.
+        """
+        self.warmup = Warmup(steps, micro_batches)
 
     def cosine(self, embedding: Tensor) -> Tensor:
         """Cosines to every class's (nearest) centre, (B, E) -> (B, C) in [-1, 1]."""
@@ -117,15 +120,15 @@ class FeatureNorms(nn.Module):
 
 
 class Warmup(nn.Module):
-    """How many of `steps` training steps are done; kept in the checkpoint as a number, so that no step waits for a device to read it."""
+    """How many calls in `steps` training steps are done; kept in the checkpoint as a number, so that no step waits for a device to read it."""
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, micro_batches: int = 1):
         super().__init__()
-        self.steps, self.done = steps, 0
+        self.steps, self.micro_batches, self.done = steps, micro_batches, 0
 
     def part(self) -> float:
         """The part of the margin that counts by now, 0 to 1."""
-        return min(self.done / self.steps, 1.0)
+        return min(self.done // self.micro_batches / self.steps, 1.0)
 
     def get_extra_state(self) -> Tensor:
         """What state_dict holds of it."""

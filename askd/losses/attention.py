@@ -47,8 +47,7 @@ def attention_similarity(
 
 def _distance(a: Tensor, b: Tensor, space: str, distance: str) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        a, b = a.to(dtype).flatten(1), b.to(dtype).flatten(1)
+        a, b = (maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1) for maps in (a, b))
         if space == "maps":
             a, b = a.sigmoid(), b.sigmoid()
         if distance == "l2":

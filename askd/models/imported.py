@@ -1,4 +1,4 @@
-"""Foreign checkpoints into our IResNet, by named key maps, strictly: released A-SKD networks and arcface_torch's."""
+"""Foreign checkpoints into our IResNet and MobileFaceNet, by named key maps, strictly."""
 from __future__ import annotations
 
 import re
@@ -11,19 +11,27 @@ import torch
 from torch import Tensor
 
 from askd.errors import CheckpointError
+from askd.models.features import Backbone
+from askd.models.imported_mobilefacenet import MOBILEFACENETS, MobileFaceNetFormat
 from askd.models.iresnet import LAYOUTS, WIDTHS, IResNet
 
-KNOWN = "known are released A-SKD networks (*_net.ckpt) and state dicts of arcface_torch IResNets (backbone.pth)"
+KNOWN = (
+    "known are released A-SKD networks (*_net.ckpt) and state dicts of arcface_torch IResNets (backbone.pth) and of MobileFaceNets "
+    "(InsightFace_Pytorch, face.evoLVe, arcface_torch)"
+)
 
 
 @dataclass(frozen=True)
 class ForeignFormat:
-    """How a foreign network names our modules: ours -> theirs; a block's follow `layer<stage>.<index>.`."""
+    """How a foreign IResNet names our modules: ours -> theirs; a block's follow `layer<stage>.<index>.`."""
 
     name: str
     trunk: dict[str, str]
     block: dict[str, str]
     bgr: bool
+    make = IResNet
+    layouts = LAYOUTS
+    standard = {"widths": WIDTHS}
 
     def key(self, ours: str) -> str:
         """Their key of one of ours: stages.0.2.conv1.weight -> layer1.2.res_layer.1.weight, say."""
@@ -37,6 +45,31 @@ class ForeignFormat:
         """Whether one of their keys is of a module that this format has."""
         module = theirs.rpartition(".")[0]
         return module in self.trunk.values() or re.sub(r"^layer\d\.\d+\.", "", module) in self.block.values()
+
+    def infer(self, state: dict[str, Tensor]) -> tuple[dict, dict]:
+        """IResNet's options from keys and shapes: blocks and widths; attention, its parameters and the embedding.
+
+        ValueError where a shape that tells is missing.
+        """
+        def size(ours: str, axis: int, dims: int) -> int:
+            key = self.key(ours)
+            if key not in state or state[key].ndim != dims:
+                raise ValueError(f"{key} " + (f"is {tuple(state[key].shape)}, not of {dims} axes" if key in state else "is missing"))
+            return state[key].shape[axis]
+
+        # Counted, not the highest index: a gap shows as missing and left-over keys, a wild index builds nothing wild.
+        indices = [set(re.findall(rf"^layer{stage}\.(\d+)\.", "\n".join(state), re.M)) for stage in (1, 2, 3, 4)]
+        widths = tuple(size(f"stages.{stage}.0.conv2.weight", 0, 4) for stage in range(4))
+        layout = {"blocks": tuple(map(len, indices)), "widths": widths}
+        network = {"attention": "none", "embedding": size("neck.3.weight", 0, 2)}
+        if any(".channel_layer." in key or ".spatial_layer." in key for key in state):
+            hidden = [size(f"stages.{stage}.0.attention.channel.mlp.0.weight", 0, 4) for stage in range(4)]
+            fitting = [r for r in range(1, max(widths) + 1) if [max(width // r, 1) for width in widths] == hidden]
+            network |= {
+                "attention": "cbam", "spatial_kernel": size("stages.0.0.attention.spatial.conv.weight", 3, 4),
+                "reduction": max(fitting, default=16),  # where none fits, the shapes that differ from 16's are named
+            }
+        return layout, network
 
 
 # The released network concatenates [mean over C; max over C] before the spatial convolution, shares the channel MLP
@@ -71,30 +104,36 @@ ARCFACE_TORCH = ForeignFormat(
 )
 
 
-def import_checkpoint(path: str | Path) -> tuple[IResNet, dict]:
-    """Our IResNet with the weights of a foreign checkpoint, on the CPU in float32, and what is known of it.
+FORMATS: tuple[ForeignFormat | MobileFaceNetFormat, ...] = (RELEASED_ASKD, ARCFACE_TORCH, *MOBILEFACENETS)
 
-    path: a released A-SKD `{'iters', 'net_state_dict'}` file or its bare state dict, or an arcface_torch IResNet's
-    state dict; with or without DataParallel's `module.` prefix. Keys and shapes tell blocks, widths, CBAM, embedding.
+
+def import_checkpoint(path: str | Path) -> tuple[Backbone, dict]:
+    """Our IResNet or MobileFaceNet with the weights of a foreign checkpoint, on the CPU in float32, and what is known of it.
+
+    path: a released A-SKD `{'iters', 'net_state_dict'}` file or its bare state dict, or the state dict of an arcface_torch
+    IResNet or of a MobileFaceNet; with or without DataParallel's `module.` prefix. Keys and shapes tell blocks, widths, CBAM, embedding.
     A network trained on BGR has its first convolution's input channels reversed: the result takes RGB, as all ours.
     The embedding's batch norm keeps the file's weight (learnt in A-SKD, 1 in arcface_torch), without gradient.
-    The dict: `source`; `backbone`, a name of LAYOUTS, or None where no name fits; `network`, make_backbone's options
-    (IResNet's, with blocks and widths, where backbone is None); `input`; `iterations`, None where the file has none.
+    The dict: `source`; `backbone`, a name of BACKBONES, or None where no name fits; `network`, make_backbone's options
+    (the class's, with blocks and widths, where backbone is None); `input`; `iterations`, None where the file has none.
     Raises CheckpointError for a missing, corrupt or unknown file, and keys missing, left over or misshaped.
     """
     path = Path(path)
     state, iterations = read_state_dict(path)
-    foreign = max((RELEASED_ASKD, ARCFACE_TORCH), key=lambda candidate: sum(map(candidate.knows, state)))
+    foreign = max(FORMATS, key=lambda candidate: sum(map(candidate.knows, state)))
     if not any(map(foreign.knows, state)):
         raise CheckpointError(f"{path} holds no network known here (its keys: {_first(state)}); {KNOWN}")
-    layout, network = infer_layout(state, foreign, path)
+    try:
+        layout, network = foreign.infer(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no complete {foreign.name}: {error}; give an unmodified network") from None
     try:
         with torch.device("meta"):  # no random weights drawn, so that importing leaves torch's generator alone
-            backbone = IResNet(**layout, **network)
+            backbone = foreign.make(**layout, **network)
     except ValueError as error:
         raise CheckpointError(f"{path}, a {foreign.name}: {error}") from None
     backbone.load_state_dict(to_our_keys(state, backbone, foreign, path), strict=True, assign=True)
-    name = next((name for name, known in LAYOUTS.items() if {"widths": WIDTHS, **known} == layout), None)
+    name = next((name for name, known in foreign.layouts.items() if {**foreign.standard, **known} == layout), None)
     return backbone, {
         "source": foreign.name, "backbone": name, "network": network if name else layout | network,
         "iterations": iterations,
@@ -146,32 +185,7 @@ def strip_data_parallel(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def infer_layout(state: dict[str, Tensor], foreign: ForeignFormat, path: Path) -> tuple[dict, dict]:
-    """IResNet's options from keys and shapes: blocks and widths; attention, its parameters and the embedding."""
-
-    def size(ours: str, axis: int, dims: int) -> int:
-        key = foreign.key(ours)
-        if key not in state or state[key].ndim != dims:
-            got = f"is {tuple(state[key].shape)}, not of {dims} axes" if key in state else "is missing"
-            raise CheckpointError(f"{path} is no complete {foreign.name}: {key} {got}; give an unmodified network")
-        return state[key].shape[axis]
-
-    # Counted, not the highest index: a gap shows as missing and left-over keys, a wild index builds nothing wild.
-    indices = [set(re.findall(rf"^layer{stage}\.(\d+)\.", "\n".join(state), re.M)) for stage in (1, 2, 3, 4)]
-    widths = tuple(size(f"stages.{stage}.0.conv2.weight", 0, 4) for stage in range(4))
-    layout = {"blocks": tuple(map(len, indices)), "widths": widths}
-    network = {"attention": "none", "embedding": size("neck.3.weight", 0, 2)}
-    if any(".channel_layer." in key or ".spatial_layer." in key for key in state):
-        hidden = [size(f"stages.{stage}.0.attention.channel.mlp.0.weight", 0, 4) for stage in range(4)]
-        fitting = [r for r in range(1, max(widths) + 1) if [max(width // r, 1) for width in widths] == hidden]
-        network |= {
-            "attention": "cbam", "spatial_kernel": size("stages.0.0.attention.spatial.conv.weight", 3, 4),
-            "reduction": max(fitting, default=16),  # where none fits, the shapes that differ from 16's are named
-        }
-    return layout, network
-
-
-def to_our_keys(state: dict[str, Tensor], backbone: IResNet, foreign: ForeignFormat, path: Path) -> dict[str, Tensor]:
+def to_our_keys(state: dict[str, Tensor], backbone: Backbone, foreign: ForeignFormat | MobileFaceNetFormat, path: Path) -> dict[str, Tensor]:
     """The weights under our names, float32, first convolution in RGB; CheckpointError unless all keys match.
 
     `num_batches_tracked`, which no output depends on, is taken where present; it starts at 0 in files of old PyTorch.

@@ -1,18 +1,20 @@
 """IResNet (Duta et al. 2020; the face-recognition layout of ArcFace) with an attention module at the end of every residual branch."""
 from __future__ import annotations
 
-from timm.models import register_model
 from torch import Tensor, nn
 
-from askd.models.cbam import make_attention
-from askd.models.features import AttentionMaps, Features
+from askd.models.attention import make_attention
+from askd.models.features import AttentionMaps
+from askd.models.necks import EPS, embedding_norm
+from askd.models.staged import StagedBackbone
 
-EPS = 1e-5
 WIDTHS = (64, 128, 256, 512)
 
 
 class Block(nn.Module):
     """BN - conv - BN - PReLU - conv(stride) - BN - attention, plus the shortcut: (B, I, H, W) -> (B, C, H/stride, W/stride)."""
+
+    FOLDS = (("conv1", "bn2"), ("conv2", "bn3"))  # batch norms that may be folded into the convolutions before them
 
     def __init__(self, inputs: int, channels: int, stride: int, attention: nn.Module):
         super().__init__()
@@ -35,12 +37,12 @@ class Block(nn.Module):
         return residual + (x if self.shortcut is None else self.shortcut(x)), maps
 
 
-class IResNet(nn.Module):
+class IResNet(StagedBackbone):
     """A face-recognition trunk: images (B, 3, 112, 112) RGB in [-1, 1] -> embeddings (B, E), not normalised.
 
     blocks, widths: residual blocks and channels of the four stages, at 56, 28, 14 and 7 pixels.
     stem_stride: 1 keeps the stem at 112 pixels and halves in stage 1 (ArcFace); 2 halves in the stem, four times less work there.
-    attention: none | se | cbam; spatial_kernel 3 (released A-SKD code) or 7 (CBAM paper); reduction of the channel MLP.
+    attention: none | se | bam | cbam; module_options: make_attention's (reduction, spatial_kernel, cbam_order, ...).
     """
 
     def __init__(
@@ -49,10 +51,9 @@ class IResNet(nn.Module):
         widths: tuple[int, ...] = WIDTHS,
         stem_stride: int = 1,
         attention: str = "none",
-        spatial_kernel: int = 7,
-        reduction: int = 16,
         embedding: int = 512,
         dropout: float = 0.0,
+        **module_options,
     ):
         super().__init__()
         self.stem = nn.Sequential(
@@ -66,7 +67,7 @@ class IResNet(nn.Module):
             first_stride = 1 if stage == 0 and stem_stride == 2 else 2
             self.stages.append(nn.ModuleList())
             for index in range(count):
-                gate = make_attention(attention, channels, reduction, spatial_kernel)
+                gate = make_attention(attention, channels, **module_options)
                 self.stages[-1].append(Block(inputs, channels, first_stride if index == 0 else 1, gate))
                 inputs = channels
         self.neck = nn.Sequential(
@@ -74,39 +75,13 @@ class IResNet(nn.Module):
             nn.Dropout(dropout),
             nn.Flatten(),
             nn.Linear(inputs * 7 * 7, embedding),
-            nn.BatchNorm1d(embedding, eps=EPS),
+            embedding_norm(embedding),
         )
-        nn.init.ones_(self.neck[4].weight)
-        self.neck[4].weight.requires_grad_(False)  # fixed at 1, as in ArcFace: the margin head normalises anyway
         self.num_features, self.head_hidden_size = inputs, embedding  # timm: of forward_features and of the output
         self.feature_info = [
             {"channels": channels, "size": 56 >> stage, "blocks": count}
             for stage, (count, channels) in enumerate(zip(blocks, widths))
         ]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map, (B, 3, 112, 112) -> (B, C, 7, 7): what timm means by this name."""
-        return self._trunk(x)[0]
-
-    def forward_all(self, x: Tensor) -> Features:
-        """Embedding, attention maps of every block and outputs of every stage, of one pass over (B, 3, 112, 112)."""
-        x, attention, stages = self._trunk(x)
-        return Features(self.neck(x), tuple(attention), tuple(stages))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The embedding alone, (B, 3, 112, 112) -> (B, E)."""
-        return self.neck(self._trunk(x)[0])
-
-    def _trunk(self, x: Tensor) -> tuple[Tensor, list[AttentionMaps], list[Tensor]]:
-        x = self.stem(x)
-        attention, stages = [], []
-        for stage in self.stages:
-            for block in stage:
-                x, maps = block(x)
-                if maps is not None:
-                    attention.append(maps)
-            stages.append(x)
-        return x, attention, stages
 
 
 LAYOUTS = {
@@ -117,24 +92,3 @@ LAYOUTS = {
     "iresnet100": dict(blocks=(3, 13, 30, 3)),
     "iresnet152": dict(blocks=(3, 8, 36, 3)),
 }
-
-
-def _register_with_timm(name: str, layout: dict, attention: str) -> None:
-    def build(pretrained: bool = False, **options) -> IResNet:
-        if pretrained:
-            raise ValueError(f"{name} ships without weights; load a run folder or a checkpoint with askd.teachers.load_backbone")
-        if options.pop("num_classes", 0) != 0:
-            raise ValueError(f"{name} has no classifier: leave num_classes out; its output is the embedding (embedding=512)")
-        for timm_only in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-            options.pop(timm_only, None)
-        return IResNet(**{**layout, "attention": attention, **options})
-
-    build.__name__ = name
-    build.__module__ = __name__
-    build.__doc__ = f"{name}: IResNet with blocks {layout['blocks']} and attention {attention!r}."
-    globals()[name] = register_model(build)
-
-
-for _name, _layout in LAYOUTS.items():
-    _register_with_timm(_name, _layout, "none")
-    _register_with_timm(f"{_name}_cbam", _layout, "cbam")

@@ -34,7 +34,7 @@ def build_gallery(path: str | Path, batches: Iterable[tuple[Sequence[str], np.nd
             file.write(bytes(HEADER))
             for labels, embeddings in batches:
                 width = width or embeddings.shape[1]
-                file.write(_unit_rows(labels, embeddings, width).tobytes())
+                file.write(_unit_rows(labels, embeddings, width))
                 encoded = [label.encode("utf-8", "surrogateescape") for label in labels]
                 lengths += map(len, encoded)
                 names.append(b"".join(encoded))
@@ -122,11 +122,11 @@ def _unit_rows(labels: Sequence[str], embeddings: np.ndarray, width: int) -> np.
     """The embeddings, float32, each divided by its length; DataError names the one that has no direction."""
     if embeddings.shape != (len(labels), width):
         raise DataError(f"embeddings are {embeddings.shape} for {len(labels)} faces of {width} numbers; use one model for all")
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))[:, None]
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if len(bad):
         raise DataError(f"{labels[bad[0]]}: its embedding is zero or not finite; check the model")
-    return (embeddings / norms).astype("<f4")
+    return np.divide(embeddings, norms, dtype="<f4", casting="same_kind")
 
 
 def _header(start: bytes, path: Path) -> dict:

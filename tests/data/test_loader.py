@@ -79,6 +79,7 @@ def test_what_a_batch_holds(faces):
     for row, index in enumerate(which(batch)):
         assert batch.image[row, :, 7, 9].tolist() == [index, 2 * index, 255 - index]  # RGB
         assert batch.label[row] == index // 3
+    assert batch.row.tolist() == [2 * index + int(turned) for index, turned in zip(which(batch), mirrored(batch))]
     assert set(batch.size.tolist()) <= set(SIZES)
     assert 0 <= batch.kernels.min() and batch.kernels.max() < len(RANDOM_KERNELS)
 
@@ -294,6 +295,24 @@ def test_too_few_images_are_refused(faces):
         TrainingBatches(faces, batch=24, sizes=[14])
     with pytest.raises(ValueError, match="multiple of 1, and 6 or more for 6 processes, got 5"):
         TrainingBatches(faces, batch=5, sizes=[14], world=6)
+
+
+@pytest.mark.parametrize("augment", ["flip", "surveillance"])
+def test_a_batch_is_cut_into_equal_ones(faces, augment):
+    options = dict(batch=6, sizes=SIZES, augment=augment)
+    batches = TrainingBatches(faces, accumulate=3, **options)
+    (batch,) = take(faces, 2, 1, **options)
+    parts = batches.cut(batch, 3)
+    assert [len(part.label) for part in parts] == [2, 2, 2]
+    for field in ("image", "label", "size", "kernels", "lr"):
+        pieces = [getattr(part, field) for part in parts]
+        whole = getattr(batch, field)
+        assert pieces == [None] * 3 if whole is None else torch.equal(torch.cat(pieces), whole)
+    assert parts[1].image.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="multiple of 12 for 2 processes and train.accumulate=6, got 6"):
+        TrainingBatches(faces, accumulate=6, world=2, **options)
+    with pytest.raises(ValueError, match="multiple of 8 for 1 processes and train.accumulate=2, got 12"):  # pairs stay together
+        TrainingBatches(faces, batch=12, sizes=SIZES, sampler="pairs", accumulate=2)
 
 
 def made_batch(*sizes: int) -> Batch:

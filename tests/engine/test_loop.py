@@ -2,101 +2,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from askd.engine.checkpoint import Checkpoints, read_state
-from askd.engine.loop import Interrupted, Summary, train
+from askd.engine.loop import Interrupted, Summary
 from askd.engine.precision import choose_precision
 from askd.engine.schedule import make_schedule
 from askd.errors import CheckpointError, RecipeError, TrainingError
+from toy import STEPS, Toy, ToyBatches, read_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS = 40
-
-
-class ToyBatches:
-    """Batch n is a function of n; iterating first draws from the global generator, as building a DataLoader does."""
-
-    batch_size = 6
-
-    def iterate(self, start: int):
-        torch.rand(1)
-        while True:
-            generator = torch.Generator().manual_seed(start)
-            yield torch.randn(self.batch_size, 5, generator=generator)
-            start += 1
-
-    def skipped(self, batch) -> list[str]:
-        """Some step in four skips one or two images, whatever came before."""
-        number = int(batch[0, 0].abs() * 1000) % 8
-        return [f"image {number}"] * number if number < 3 else []
-
-
-class Toy:
-    """A network with batch norm and dropout, a head with its own learning rate, and noise from three generators."""
-
-    def __init__(self, pause: float = 0.0):
-        torch.manual_seed(7), random.seed(7), np.random.seed(7)
-        self.pause = pause
-        self.trunk = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Linear(8, 3)
-        self.modules = {"trunk": self.trunk, "head": self.head}
-        self.optimizer = torch.optim.SGD(
-            [{"params": self.trunk.parameters()}, {"params": self.head.parameters(), "lr": 0.02}], lr=0.05, momentum=0.9
-        )
-        self.calls = 0
-
-    def unit(self, batch):
-        time.sleep(self.pause)
-        self.calls += 1
-        assert self.trunk.training
-        noise = random.random() + np.random.rand()
-        identity = (self.head(self.trunk(batch)) - noise).square().mean()
-        weight = self.head.weight.square().mean()
-        return {"loss": identity + 0.1 * weight, "identity": identity, "weight": weight}
-
-    def evaluate(self, step):
-        self.trunk.eval()
-        torch.rand(3), random.random(), np.random.rand()
-        return {"accuracy": 1.0 - abs(step - 20) / 100, "figure": np.zeros((4, 4, 3), np.uint8)}
-
-    def train(self, folder: Path, **changes) -> Summary:
-        arguments = dict(
-            unit=self.unit,
-            modules=self.modules,
-            batches=ToyBatches(),
-            optimizer=self.optimizer,
-            schedule=make_schedule("cosine", steps=STEPS, warmup=5),
-            steps=STEPS,
-            precision=choose_precision("fp32", "cpu"),
-            clip=1.0,
-            folder=folder,
-            checkpoint_every=3,
-            log_every=5,
-            evaluate=self.evaluate,
-            evaluate_every=10,
-            select="accuracy",
-        )
-        return train(**{**arguments, **changes})
-
-    def bits(self) -> list[bytes]:
-        return [
-            value.numpy().tobytes() for module in self.modules.values() for value in module.state_dict().values()
-        ]
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> tuple[Toy, Path, Summary]:
     """The uninterrupted run."""
@@ -104,41 +27,29 @@ def reference(tmp_path_factory) -> tuple[Toy, Path, Summary]:
     return toy, folder, toy.train(folder)
 
 
-def read_lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def numbers_of(folder: Path, names: tuple[str, ...]) -> list[tuple]:
     return [(line["step"], *(line[name] for name in names)) for line in read_lines(folder) if names[0] in line]
 
 
-def start_toy_process(folder: Path) -> subprocess.Popen:
+def run_toy_process(folder: Path, sent: signal.Signals, at: int) -> tuple[int, str]:
+    """Exit status and words of a process that trains the toy and sends itself a signal in the middle of step `at`, counted from 1."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, __file__, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tests" / "toy.py", folder, sent.name, str(at)], env=environment, stderr=subprocess.PIPE, text=True, timeout=600,
     )
+    return done.returncode, done.stderr
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert path.exists()
-
-
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, reference):
-    delay = random.SystemRandom().uniform(0.0, 1.0)
-    process = start_toy_process(tmp_path)
-    wait_for(tmp_path / "metrics.jsonl")
-    time.sleep(delay)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, f"it was over before the kill at {delay:.3f} s"
-    process.communicate()
+# Before there is a checkpoint, some steps after one, right after an evaluation (which is checkpointed), and in the last step.
+@pytest.mark.parametrize(("at", "kept"), [(2, 0), (8, 6), (11, 10), (STEPS, 39)])
+def test_killed_and_resumed_ends_with_the_same_bits(at, kept, tmp_path, reference):
+    assert run_toy_process(tmp_path, signal.SIGKILL, at)[0] == -signal.SIGKILL
 
     toy = Toy()
     summary = toy.train(tmp_path)
     uninterrupted, folder, expected = reference
-    assert toy.bits() == uninterrupted.bits(), f"killed after {delay:.3f} s"
+    assert toy.bits() == uninterrupted.bits()
+    assert toy.calls == STEPS - kept
     assert str(toy.optimizer.state_dict()) == str(uninterrupted.optimizer.state_dict())
     assert (summary.best_step, summary.best_metric, summary.metrics) == (20, 1.0, expected.metrics)
     assert summary.skipped_images == expected.skipped_images
@@ -181,17 +92,12 @@ def test_every_stop_is_survived(tmp_path, reference):
 
 
 def test_sigterm_in_another_process_finishes_the_step_and_exits_143(tmp_path, reference):
-    process = start_toy_process(tmp_path)
-    wait_for(tmp_path / "metrics.jsonl")
-    time.sleep(0.1)
-    process.terminate()
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 143, errors
-    stopped_at = max(Checkpoints(tmp_path / "checkpoints").steps())
-    assert f"stopped by SIGTERM after step {stopped_at}" in errors
+    status, errors = run_toy_process(tmp_path, signal.SIGTERM, at=14)
+    assert status == 143, errors
+    assert max(Checkpoints(tmp_path / "checkpoints").steps()) == 14 and "stopped by SIGTERM after step 14" in errors
     toy = Toy()
     toy.train(tmp_path)
-    assert toy.calls == STEPS - stopped_at
+    assert toy.calls == STEPS - 14
     assert toy.bits() == reference[0].bits()
 
 
@@ -361,11 +267,3 @@ def test_precisions():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
     with pytest.raises(RecipeError, match="'int8'; choose from auto, fp32, bf16, fp16"):
         choose_precision("int8", "cpu")
-
-
-if __name__ == "__main__":
-    try:
-        Toy(pause=0.05).train(Path(sys.argv[1]))
-    except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
-        sys.exit(interrupted.exit_code)

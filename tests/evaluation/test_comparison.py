@@ -4,7 +4,7 @@ from __future__ import annotations
 import cv2
 import pytest
 
-from askd.evaluation.comparison import label_of, paired, plot_differences, tables, values_of
+from askd.evaluation.comparison import baseline_of, compared, label_of, paired, plot_differences, tables, values_of
 
 
 def line(method, seed, accuracy, auc=0.9, sizes=(14,), rate=100.0, at=14):
@@ -43,6 +43,17 @@ def test_the_tables_say_it_all():
         "| kd, one for all sizes - base | 14 | -10.00 |", "| kd | 85.0 | 0.85 | 1.5 |",
     ):
         assert row in text, text
+
+
+def test_a_method_that_changes_the_network_is_compared_with_its_own_baseline():
+    labels = ["teacher", "teacher, attention=se", "base", "askd", "base+se", "askd_channel+se", "base+se+from_random", "kd+se+from_random", "askd+kernel3"]
+    assert compared(labels) == [
+        ("askd", "base"), ("base+se", "base"), ("askd_channel+se", "base+se"), ("base+se+from_random", "base+se"),
+        ("kd+se+from_random", "base+se+from_random"), ("askd+kernel3", "base"),
+    ]
+    assert baseline_of("kd+se, one for all sizes", labels) == "base+se"
+    text = tables([line("base+se", 0, 0.80), line("askd_channel+se", 0, 0.83), line("teacher, attention=se", 0, 0.95, sizes=(112,), at=112)])
+    assert "| askd_channel+se - base+se | 14 | +3.00 |" in text and "teacher, attention=se -" not in text and "| teacher, attention=se | 95.00 (1) |" in text
 
 
 def test_a_figure_where_there_is_something_to_compare(tmp_path):

@@ -1,6 +1,7 @@
 """Which images are embedded together and at which sizes; sets that cannot be scored are refused before anything is embedded."""
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 from askd.data.gallery import IdentificationSet, TemplateSet
 from askd.data.pairs import PairSet
 from askd.errors import DataError
-from askd.evaluation.gather import Encoded, check, gather
+from askd.evaluation.gather import Encoded, check, fingerprint, gather
 from askd.evaluation.report import NATIVE
 
 
@@ -37,20 +38,36 @@ TEMPLATES = TemplateSet(
 def test_pairs_share_their_images_and_small_ones_keep_their_size():
     counted = []
     sets = [
-        pairs("a", png(1), png(2), png(3)), searched("faces", png(4), png(5)), pairs("b", png(3), png(9), png(1)),
+        pairs("b", png(3), png(1)), pairs("a", png(1), png(2), png(3)), searched("faces", png(4), png(5)), pairs("other", png(3), png(9)),
         pairs("crops", png(1, 20, 16), png(2)), searched("tiny", png(6, 14, 10), png(7), png(8, 250, 14)), TEMPLATES,
+        pairs("c", png(2), png(2)),
     ]
     lots = gather(sets, [112, 14], counted.append)
-    assert [[one.name for one, _ in lot.sets] for lot in lots] == [["a", "b"], ["crops"], ["faces"], ["tiny"], ["ijb"]]
-    assert [lot.sizes for lot in lots] == [(112, 14), (NATIVE,), (112, 14), (NATIVE,), (112, 14)]
-    assert [lot.keeps_both for lot in lots] == [True, True, False, False, False]
-    assert sum(counted) == 3 + 2 + 3 + 2 + 3 + 2
-    first = lots[0]
-    assert len(first.images) == 4  # 1, 2, 3 and 9
-    for one, places in first.sets:
-        assert [first.images.encoded(place) for place in places] == one.images
-    assert first.images.name(3) == "b: image 1" and lots[0].note == lots[2].note == ""
-    assert lots[3].note == "images 10 to 112 px wide (median 14) and 14 to 250 px high, resized to 112x112"
+    assert [[one.name for one, _ in lot.sets] for lot in lots] == [["a", "b", "c"], ["faces"], ["other"], ["crops"], ["tiny"], ["ijb"]]
+    assert [lot.sizes for lot in lots] == [(112, 14), (112, 14), (112, 14), (NATIVE,), (NATIVE,), (112, 14)]
+    assert [lot.keeps_both for lot in lots] == [True, False, True, True, False, False]
+    assert sum(counted) == 2 + 3 + 2 + 2 + 2 + 3 + 2 + 2
+    for one, places in lots[0].sets:
+        assert [lots[0].images.encoded(place) for place in places] == one.images
+    assert lots[0].note == lots[1].note == ""
+    assert lots[4].note == "images 10 to 112 px wide (median 14) and 14 to 250 px high, resized to 112x112"
+
+
+def test_hashes_tell_one_set_from_another():
+    def of(one, sizes=(112,)):
+        lot, = gather([one], list(sizes))
+        return lot.sha256, fingerprint(one, lot.hashes)
+
+    one = pairs("a", png(1), png(2), png(3))
+    content = b"".join(hashlib.sha256(png(value)).digest() for value in (1, 2, 3))
+    assert of(one)[0] == hashlib.sha256(content).hexdigest() and of(one) == of(replace(one, name="b"), (14, 28))
+    turned = replace(one, left=one.right, right=one.left)
+    assert of(turned)[0] == of(one)[0] and of(turned)[1] != of(one)[1]
+    assert of(replace(one, same=~one.same))[1] != of(one)[1] and of(pairs("a", png(2), png(1), png(3)))[0] != of(one)[0]
+    assert len({of(replace(TEMPLATES, galleries=galleries))[1] for galleries in ([], [np.array([1])], [np.array([0])])}) == 3
+    both = gather([pairs("small", png(3), png(1)), one], [112])[0]
+    (_, places), = [entry for entry in both.sets if entry[0].name == "small"]
+    assert fingerprint(both.sets[1][0], both.hashes[places]) == of(pairs("small", png(3), png(1)))[1]
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,28 @@ from sklearn.metrics import roc_auc_score
 
 from askd.evaluation.intervals import (
     accuracy_metric,
-    auc_metric,
     bootstrap,
-    bootstrap_difference,
+    draw,
     mean_and_t_interval,
     resample_identities,
     resample_pairs,
+    pair_metrics,
+    percentiles,
     resample_probes,
     t_quantile,
-    tar_metric,
     thin_impostors,
 )
 from askd.evaluation.roc import area, roc, tar_at_far
+
+
+def auc_metric(scores, same):
+    every = pair_metrics(scores, same, None, ())
+    return lambda weights: every(weights)[0]
+
+
+def tar_metric(scores, same, far):
+    every = pair_metrics(scores, same, None, (0.5, far))
+    return lambda weights: every(weights)[3]
 
 
 def repeated(values, weights):
@@ -49,6 +59,7 @@ def test_weighted_figures_equal_those_of_repeated_pairs(seed, count, distinct):
     assert np.isnan(tar) if expected is None else tar == pytest.approx(expected, abs=1e-12)
     correct = rng.random(count) < 0.5
     assert accuracy_metric(correct)(weights) == pytest.approx(repeated(correct, weights).mean())
+    assert pair_metrics(scores, same, correct, ())(weights)[1] == accuracy_metric(correct)(weights)
 
 
 def test_identity_weights_are_those_of_the_written_out_resample():
@@ -114,12 +125,13 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     better = scores + 0.3 * same + 0.1 * rng.normal(size=len(scores))
     resamples = resample_identities(left, right, same, count=300)
     one, two = auc_metric(better, same), auc_metric(scores, same)
-    difference, alone = bootstrap_difference(one, two, resamples), bootstrap(one, resamples)
+    drawn = [draw(pair_metrics(values, same, None, ()), resamples)[:, 0] for values in (better, scores)]
+    difference = percentiles(one(np.ones(len(same))) - two(np.ones(len(same))), drawn[0] - drawn[1], resamples.unit)
+    alone = bootstrap(one, resamples)
     assert difference.value == pytest.approx(roc_auc_score(same, better) - roc_auc_score(same, scores), abs=1e-12)
     assert 0 < difference.low < difference.value < difference.high
     assert difference.high - difference.low < (alone.high - alone.low) / 2
-    nothing = bootstrap_difference(two, two, resamples)
-    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    assert alone == percentiles(alone.value, drawn[0], "identity")
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():

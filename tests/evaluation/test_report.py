@@ -97,7 +97,7 @@ def test_a_missing_figure_is_a_dash_with_its_reason():
 def test_markdown_holds_every_figure():
     text = tables.markdown([*ROWS, WITHOUT_FOLDS])
     assert "| teacher | 98.77 ±1.25 / 0.9800 | 75.00 ±1.25 / 0.8000 |" in text
-    assert "| student | 14 | 0.9000 | 0.8900–0.9100 | 5.00 | 90.00 | too few pairs |" in text
+    assert "| student | 14 | 0.9000 | 0.8900–0.9100 | 5.00 | 90.00 | too few impostors |" in text
     assert (
         "| model | px | AUC | 95 % interval by identity | EER (%) | TAR (%) @ FAR 0.1 | TAR (%) @ FAR 1e-06 |" in text
     )

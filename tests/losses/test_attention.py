@@ -139,6 +139,33 @@ def test_without_a_spatial_weight_channel_maps_suffice():
 
 
 @pytest.mark.parametrize("space", ["logits", "maps"])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_gradcheck(space, distance):
+    """Gradients of the whole term against finite differences, float64."""
+    ours, theirs = (
+        [torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + i)) for i, shape in enumerate(
+            [(2, 3, 1, 1), (2, 1, 2, 2), (2, 4, 1, 1), (2, 1, 1, 2)])] for seed in (0, 10))
+
+    def loss(*maps):
+        return attention_similarity(
+            [AttentionMaps(*maps[:2]), AttentionMaps(*maps[2:])], [AttentionMaps(*theirs[:2]), AttentionMaps(*theirs[2:])],
+            space, "mean", 1.0, 0.5, distance,
+        )
+
+    assert torch.autograd.gradcheck(loss, [tensor.requires_grad_() for tensor in ours])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), space=st.sampled_from(["maps", "logits"]), distance=st.sampled_from(["cosine", "l2"]))
+def test_blind_to_an_order_of_channels_positions_and_samples_that_both_sides_share(seed, space, distance):
+    generator = torch.Generator().manual_seed(seed)
+    sides = [AttentionMaps(torch.randn(3, 5, 1, 1, generator=generator), torch.randn(3, 1, 2, 3, generator=generator)) for _ in range(2)]
+    channels, places, samples = (torch.randperm(count, generator=generator) for count in (5, 6, 3))
+    moved = [AttentionMaps(one.channel[samples][:, channels], one.spatial[samples].flatten(2)[:, :, places].view(3, 1, 2, 3)) for one in sides]
+    torch.testing.assert_close(*(attention_similarity([a], [b], space, distance=distance) for a, b in (sides, moved)))
+
+
+@pytest.mark.parametrize("space", ["logits", "maps"])
 def test_l2_is_the_mean_squared_difference(space):
     student, teacher = maps(0, blocks=2), maps(1, blocks=2)
     squares = []

@@ -1,11 +1,16 @@
-"""CBAM and SE against their papers' equations, transcribed entry by entry in NumPy float64."""
+"""CBAM and SE against their papers' equations, transcribed entry by entry in NumPy float64, and against timm's modules."""
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from timm.layers import SEModule
+from timm.layers.cbam import CbamModule
+from torch import nn
 
-from askd.models.cbam import CBAM, SE, make_attention
+from askd.models.attention import make_attention
+from askd.models.cbam import CBAM
+from askd.models.se import SE
 
 
 def sigmoid(x):
@@ -17,9 +22,9 @@ def channel_logits(x, down, up, pools):
     return sum(up @ np.maximum(down @ pool(x, axis=(1, 2)), 0) for pool in pools)
 
 
-def spatial_logits(x, kernel):
+def spatial_logits(x, kernel, pools=(np.mean, np.max)):
     """Cross-correlation of [mean_c; max_c] with kernel (2, k, k), zero padding, one position at a time."""
-    planes = np.stack([x.mean(0), x.max(0)])
+    planes = np.stack([pool(x, axis=0) for pool in pools])
     k, (height, width) = kernel.shape[-1], x.shape[1:]
     out = np.zeros((height, width))
     for i in range(height):
@@ -70,22 +75,56 @@ def test_se_looks_at_the_average_alone(x):
         np.testing.assert_allclose(out[sample].detach(), image * sigmoid(channel)[:, None, None], atol=1e-12)
 
 
+POOLS = {"both": (np.mean, np.max), "average": (np.mean,), "max": (np.max,)}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("order, parts", [
+    ("channel_first", "both"), ("spatial_first", "both"), ("parallel", "both"), ("channel_first", "channel"), ("channel_first", "spatial"),
+])
+def test_arrangements_and_parts(x, order, parts, pool):
+    torch.manual_seed(0)
+    module = CBAM(32, 4, 3, order, parts, pool).double()
+    out, maps = module(x)
+    names = {"both": ("channel", "spatial"), "channel": ("channel",), "spatial": ("spatial",)}[parts]
+    for sample, image in enumerate(x.numpy()):
+        gates = {
+            "channel": lambda f: channel_logits(f, *mlp_of(module), POOLS[pool])[:, None, None],
+            "spatial": lambda f: spatial_logits(f, module.spatial.conv.weight.detach().numpy()[0], POOLS[pool])[None],
+        }
+        expected, computed = image, {}
+        for name in reversed(names) if order == "spatial_first" else names:
+            computed[name] = gates[name](image if order == "parallel" else expected)
+            expected = expected * sigmoid(computed[name])
+        np.testing.assert_allclose(out[sample].detach(), expected, atol=1e-12)
+        for name in ("channel", "spatial"):
+            if name in names:
+                np.testing.assert_allclose(getattr(maps, name)[sample].detach(), computed[name], atol=1e-12)
+            else:
+                assert getattr(maps, name) is None
+
+
+def test_timms_cbam_with_our_weights(x):
+    """timm's has a batch norm after the spatial convolution, which ours has not."""
+    torch.manual_seed(0)
+    ours, theirs = CBAM(32, 16, 7).double(), CbamModule(32, rd_ratio=1 / 16).double()
+    theirs.spatial.conv.bn = nn.Identity()
+    with torch.no_grad():
+        theirs.channel.fc1.weight.copy_(ours.channel.mlp[0].weight)
+        theirs.channel.fc2.weight.copy_(ours.channel.mlp[2].weight)
+        theirs.spatial.conv.conv.weight.copy_(ours.spatial.conv.weight)
+        torch.testing.assert_close(ours(x)[0], theirs(x))
+
+
+def test_timms_se_with_our_weights(x):
+    torch.manual_seed(0)
+    ours, theirs = SE(32, 8).double(), SEModule(32, rd_channels=4, bias=False).double()
+    with torch.no_grad():
+        theirs.fc1.weight.copy_(ours.channel.mlp[0].weight)
+        theirs.fc2.weight.copy_(ours.channel.mlp[2].weight)
+        torch.testing.assert_close(ours(x)[0], theirs(x))
+
+
 def test_no_module_of_attention_has_a_bias_or_a_batch_norm():
     names = {name for name, _ in make_attention("cbam", 64, 16, 3).named_parameters()}
     assert names == {"channel.mlp.0.weight", "channel.mlp.2.weight", "spatial.conv.weight"}
-
-
-def test_fewer_channels_than_the_reduction_leave_one_hidden_unit():
-    assert SE(8, 16).channel.mlp[0].weight.shape == (1, 8, 1, 1)
-
-
-def test_none_is_the_identity_without_maps(x):
-    out, maps = make_attention("none", 32)(x)
-    assert out is x and maps is None
-
-
-def test_unknown_names_and_kernels_list_the_choices():
-    with pytest.raises(ValueError, match="'bam'; choose from none, se, cbam"):
-        make_attention("bam", 32)
-    with pytest.raises(ValueError, match="3 .* or 7 .* got 5"):
-        make_attention("cbam", 32, kernel=5)

@@ -17,7 +17,7 @@ def images(count=2):
 
 
 @pytest.mark.parametrize("stem_stride", [1, 2])
-@pytest.mark.parametrize("attention", ["none", "se", "cbam"])
+@pytest.mark.parametrize("attention", ["none", "se", "bam", "cbam"])
 def test_feature_info_tells_the_truth(stem_stride, attention):
     network = IResNet(**SMALL, stem_stride=stem_stride, attention=attention).eval()
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_feature_info_tells_the_truth(stem_stride, attention):
         for _ in range(info["blocks"]):
             block = next(maps)
             assert block.channel.shape == (2, info["channels"], 1, 1)
-            if attention == "cbam":
+            if attention != "se":
                 assert block.spatial.shape == (2, 1, info["size"], info["size"])
             else:
                 assert block.spatial is None
@@ -90,12 +90,12 @@ def test_cbam_costs_what_its_equations_say():
 
 
 def test_unknown_backbones_list_the_choices():
-    with pytest.raises(ValueError, match="'iresnet51'; choose from iresnet10, .*iresnet152"):
+    with pytest.raises(ValueError, match="'iresnet51'; did you mean iresnet50. choose from iresnet10, .*cmt_b, timm/NAME"):
         make_backbone("iresnet51")
 
 
 def test_timm_creates_every_layout_with_and_without_attention():
-    assert set(timm.list_models("iresnet*")) >= {*BACKBONES, *(f"{name}_cbam" for name in BACKBONES)}
+    assert {name for family in ("iresnet*", "mobilefacenet*", "cmt_*") for name in timm.list_models(family)} >= {*BACKBONES, *(f"{name}_cbam" for name in BACKBONES)}
     with torch.device("meta"):
         network = timm.create_model("iresnet18_cbam", embedding=128, spatial_kernel=3)
     assert isinstance(network, IResNet) and network.neck[3].out_features == 128

@@ -10,19 +10,7 @@ from onnx import TensorProto, helper
 from askd.errors import CheckpointError
 from askd.models.onnx_network import OnnxNetwork
 from askd.teachers import Frozen, load_backbone, load_network, weights_hash
-
-IMAGE = ["N", 3, 112, 112]
-
-
-def write(path, nodes=(), image=IMAGE, out=None, pooled="image"):
-    """An ONNX file whose embedding is the mean of each channel of what it is fed."""
-    graph = helper.make_graph(
-        [*nodes, helper.make_node("ReduceMean", [pooled], ["embedding"], axes=[2, 3], keepdims=0)], "means",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, out or [image[0], image[1]])],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    return path
+from means import IMAGE, write
 
 
 @pytest.fixture
@@ -87,10 +75,70 @@ def test_a_pack_has_one_recogniser(tmp_path, pixels):
         load_network(tmp_path)
 
 
-@pytest.mark.parametrize("image", [["N", 3, 96, 96], ["N", 1, 112, 112], [8, 3, 112, 112]])
+@pytest.mark.parametrize("image", [["N", 1, 112, 112], ["N", 3, 112, 96], ["N", 4, 112, 112]])
 def test_other_networks_are_refused(image, tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected one input \(N, 3, 112, 112\)"):
-        OnnxNetwork(write(tmp_path / "a.onnx", image=image))
+    with pytest.raises(CheckpointError, match=r"expected one image input, \(N, 3, S, S\)"):
+        OnnxNetwork(write(tmp_path / "a.onnx", image=image, out=["N", 5]))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_a_fixed_batch_is_filled_up(batch, tmp_path, pixels):
+    close(OnnxNetwork(write(tmp_path / "a.onnx", image=[batch, 3, 112, 112]))(pixels[1]), (pixels[0] - 127.5) / 127.5)
+
+
+def corner(path, shape, layout="NCHW", type=TensorProto.FLOAT, out=None):
+    """An ONNX file whose embedding is the 3 x 2 x 2 pixels in the upper left corner of what it is fed."""
+    axes = [2, 3] if layout == "NCHW" else [1, 2]
+    constants = [helper.make_tensor(name, TensorProto.INT64, [2], values) for name, values in (("from", [0, 0]), ("to", [2, 2]), ("axes", axes))]
+    nodes = [helper.make_node("Slice", ["image", "from", "to", "axes"], ["some"]), helper.make_node("Cast", ["some"], ["number"], to=TensorProto.FLOAT),
+             helper.make_node("Flatten", ["number"], ["flat"]), helper.make_node("Identity", ["flat"], ["embedding"])]
+    graph = helper.make_graph(nodes, "corner", [helper.make_tensor_value_info("image", type, shape)],
+                              [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, out or ["N", 12])], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("side", [96, 112, 160])
+def test_faces_are_resized_to_the_size_that_it_takes(side, tmp_path, pixels):
+    expected = torch.nn.functional.interpolate(pixels[1], (side, side), mode="bicubic", antialias=True).clamp(-1, 1) if side != 112 else pixels[1]
+    close(OnnxNetwork(corner(tmp_path / "a.onnx", ["N", 3, side, side]))(pixels[1]), expected[..., :2, :2].flatten(1))
+    free = corner(tmp_path / "b.onnx", ["N", 3, "H", "W"])
+    close(OnnxNetwork(free)(pixels[1]), pixels[1][..., :2, :2].flatten(1))
+    (tmp_path / "b.yaml").write_text(f"mean: 127.5\nstd: 127.5\nsize: {side}\n")
+    close(OnnxNetwork(free)(pixels[1]), expected[..., :2, :2].flatten(1))
+    assert OnnxNetwork(free).fed().endswith("by b.yaml" + (f", at {side}x{side}" if side != 112 else ""))
+
+
+def test_channels_last_and_bytes(tmp_path, pixels):
+    close(OnnxNetwork(corner(tmp_path / "a.onnx", ["N", 112, 112, 3], "NHWC"))(pixels[1]), pixels[1].permute(0, 2, 3, 1)[:, :2, :2].flatten(1))
+    takes_bytes = OnnxNetwork(corner(tmp_path / "b.onnx", ["N", 3, "H", "W"], type=TensorProto.UINT8, out=["N", "D"]))
+    assert takes_bytes.head_hidden_size == 12 and takes_bytes.input["mean"] == [0.0]  # the width is known from a run
+    close(takes_bytes(pixels[1]), (pixels[1][..., :2, :2] * 127.5 + 127.5).round().flatten(1))
+    (tmp_path / "b.yaml").write_text("mean: 127.5\nstd: 127.5\n")
+    with pytest.raises(CheckpointError, match="takes uint8, which has no mean and std"):
+        OnnxNetwork(tmp_path / "b.onnx")
+
+
+def test_of_several_outputs_the_file_beside_it_names_one(tmp_path, pixels):
+    nodes = [helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0), helper.make_node("Neg", ["means"], ["other"]),
+             helper.make_node("ReduceMean", ["means"], ["norm"], axes=[1], keepdims=1)]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in (("means", 3), ("norm", 1), ("other", 3))]
+    path = tmp_path / "a.onnx"
+
+    def save(count):
+        graph = helper.make_graph(nodes, "several", [helper.make_tensor_value_info("image", TensorProto.FLOAT, IMAGE)], outputs[:count])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+    save(2)  # a norm beside the embedding, as AdaFace exports have it
+    close(OnnxNetwork(path)(pixels[1]), (pixels[0] - 127.5) / 127.5)
+    save(3)
+    with pytest.raises(CheckpointError, match="several outputs that could be the embedding, means, other; say `output: NAME` in a.yaml"):
+        OnnxNetwork(path)
+    (tmp_path / "a.yaml").write_text("mean: 127.5\nstd: 127.5\noutput: other\n")
+    close(OnnxNetwork(path)(pixels[1]), -(pixels[0] - 127.5) / 127.5)
+    (tmp_path / "a.yaml").write_text("mean: 127.5\nstd: 127.5\noutput: nobody\n")
+    with pytest.raises(CheckpointError, match="has no output 'nobody'; its outputs are means, norm, other"):
+        OnnxNetwork(path)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path):

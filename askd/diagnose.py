@@ -1,0 +1,108 @@
+"""Look into an ensemble: how alike its learners see, over training; where each looks; what each is worth beside all together."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from askd import cli
+from askd.benchmark import distinct_faces, open_sets
+from askd.data.degrade import EVALUATION_OF, degrade
+from askd.data.loader import to_unit
+from askd.data.pairs import PairSet
+from askd.engine.dist import init_from_env
+from askd.engine.precision import choose_precision
+from askd.errors import DataError, RecipeError
+from askd.evaluation.embed import decode_all, embed
+from askd.evaluation.figures import save
+from askd.evaluation.learner_figures import plot_learners, plot_masks, similarity_figure
+from askd.evaluation.learners import BINS, overall, similarities
+from askd.evaluation.report import write_whole
+from askd.evaluation.retrieval import retrieve
+from askd.evaluation.verification import score_pairs
+from askd.models.ensemble import Ensemble
+from askd.recipe import load
+from askd.schema import Recipe
+from askd.teach import choose_device
+from askd.teachers import load_backbone
+from askd.watch import LEARNERS
+
+WHAT = "Look into an ensemble's run: similarities between learners over training, their masks, each against the whole ensemble."
+USAGE = "RUN_FOLDER [out=FOLDER] [data.path=FOLDER] [eval.sets=[...]] [key=value ...]"
+FACES = 5  # rows of the figure of masks
+
+
+def main(argv: list[str]) -> None:
+    """`python -m askd.diagnose RUN_FOLDER [key=value ...]`"""
+    paths = [argument for argument in argv if "=" not in argument]
+    options = [argument for argument in argv if "=" in argument and not argument.startswith("out=")]
+    if len(paths) != 1:
+        raise RecipeError(f"usage: python -m askd.diagnose {USAGE}, got {' '.join(argv) or 'nothing'}")
+    run = Path(paths[0])
+    out = Path(next((argument.removeprefix("out=") for argument in argv if argument.startswith("out=")), run / "learners"))
+    network, meta = load_backbone(run)
+    if not isinstance(network, Ensemble):
+        raise RecipeError(f"{run} is a single network, and there are no learners to compare; name the run of a recipe with network.ensemble")
+    recipe = load([f"recipe={run / 'recipe.yaml'}", *options])
+    with init_from_env(choose_device(recipe)) as device:
+        print(diagnose(recipe, run, network.eval().requires_grad_(False).to(device), min(meta["sizes"]), out, device))
+
+
+def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path, device: torch.device) -> str:
+    """Writes learners.json, similarities.png, masks.png and accuracy.png to `out`; returns the table that it prints.
+
+    On the first set of pairs of eval.sets, at `size` pixels, images as the run's training saw them.
+    """
+    pairs = next((one for one in open_sets(recipe) if isinstance(one, PairSet) and one.same.any() and not one.same.all()), None)
+    if pairs is None:
+        raise DataError(f"no set of eval.sets={recipe.eval.sets} holds genuine and impostor pairs; name one that does")
+    degradation, quantise = recipe.data.degradation.name, recipe.data.quantise
+    images = decode_all(pairs.images, pairs.image_names)
+    with choose_precision(recipe.precision.name, device).autocast():
+        plain, mirrored = embed(network, images, size, degradation, device=device, batch=recipe.eval.batch, quantise=quantise)
+    entries = similarities(plain, network.learners, pairs.left, pairs.right, pairs.same)
+    parts = [np.split(side, network.learners, axis=1) for side in (plain, mirrored)]
+    rows = {f"learner {m + 1}": figures(ours, theirs, pairs, recipe) for m, (ours, theirs) in enumerate(zip(*parts))}
+    whole = figures(plain, mirrored, pairs, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    log = run / LEARNERS
+    training = [json.loads(line) for line in (log.read_text().splitlines() if log.is_file() else [])]
+    document = {
+        "set": pairs.name, "size": size, "protocol": recipe.eval.protocols[0].name, "bins": np.linspace(-1, 1, BINS + 1).round(9).tolist(),
+        "overall": overall(entries), "pairs": entries, "over_training": training, "learners": rows, "ensemble": whole,
+    }
+    write_whole(out / "learners.json", lambda path: path.write_text(json.dumps(document, indent=1)))
+    panels = [(f"step {line['step']}", line["pairs"]) for line in training] or [(f"{pairs.name}, at the end", entries)]
+    save(similarity_figure(panels), out / "similarities.png")
+    measure = "accuracy" if whole["accuracy"] is not None else "auc"
+    plot_learners({name.split()[1]: 100 * row[measure] for name, row in rows.items()}, 100 * whole[measure], f"{measure} (%)", out / "accuracy.png")
+    if network.masks is not None:
+        chosen = images[distinct_faces(pairs, FACES)].to(device)
+        seen = degrade(chosen, size, EVALUATION_OF.get(degradation, degradation), quantise=quantise)
+        faces = seen.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        plot_masks(faces, network.masks_of(to_unit(seen)).float().cpu().numpy(), out / "masks.png")
+    return table(rows | {"ensemble": whole}, document["overall"], pairs.name, size)
+
+
+def figures(plain: np.ndarray, mirrored: np.ndarray, pairs: PairSet, recipe: Recipe) -> dict[str, float | None]:
+    """Verification of a learner's, or of whole, embeddings; retrieval among the set's images too, where their people are known."""
+    scored = score_pairs(plain, mirrored, pairs.left, pairs.right, pairs.same, pairs.fold, recipe.eval.protocols[0].name)
+    found = {"accuracy": scored.accuracy, "auc": scored.auc}
+    if pairs.identity is not None:
+        searched = retrieve(plain + mirrored, pairs.identity)
+        found |= {f"recall@{k}": value for k, value in searched.recall.items()} | {"map@r": searched.map_at_r}
+    return found
+
+
+def table(rows: dict[str, dict], means: dict[str, float], name: str, size: int) -> str:
+    """Markdown, figures in per cent."""
+    measures = [key for key, value in next(iter(rows.values())).items() if value is not None]
+    lines = [f"{name} at {size} px", "", f"| {'':<10} | {' | '.join(measures)} |", f"|{'-' * 12}|{'---:|' * len(measures)}"]
+    lines += [f"| {who:<10} | {' | '.join(f'{100 * row[key]:.2f}' for key in measures)} |" for who, row in rows.items()]
+    return "\n".join([*lines, "", "mean cosines: " + ", ".join(f"{kind} {mean:.3f}" for kind, mean in means.items())])
+
+
+if __name__ == "__main__":
+    cli.run("diagnose", WHAT, main, USAGE)

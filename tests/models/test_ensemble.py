@@ -1,0 +1,222 @@
+"""ABE's batched learners against a loop over learners, written from the paper's equation; what an ensemble shows to everybody else."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from askd.errors import RecipeError
+from askd.backbone import build_backbone
+from askd.models import make_backbone
+from askd.models.ensemble import Ensemble
+from askd.models.iresnet import IResNet
+from askd.recipe import load
+from askd.teachers import Frozen
+
+SMALL = dict(blocks=(1, 2, 1, 1), widths=(4, 6, 8, 10), stem_stride=2, attention="cbam", reduction=2)
+
+
+def network(learners=3, branch=2, depth=2, kind="abe", seed=0, **options) -> Ensemble:
+    """In double precision, with batch norms, PReLU slopes and biases that are not what they start as."""
+    torch.manual_seed(seed)
+    made = Ensemble(lambda: IResNet(**SMALL, embedding=5, **options), learners, branch, depth, kind).double()
+    for module in made.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+        elif isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, 0, 0.5)
+    return made
+
+
+def images(count=4):
+    return torch.rand(count, 3, 112, 112, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
+
+
+def share(whole: torch.Tensor, learner: int, learners: int) -> torch.Tensor:
+    """A learner's part of a grouped module's parameter or buffer."""
+    return whole.unflatten(0, (learners, -1))[learner].clone() if whole.ndim else whole.clone()
+
+
+def attention_module(net: Ensemble, learner: int) -> nn.Module:
+    """A_m by itself, from plain convolutions: x -> sigmoid(conv1x1(residual blocks(x)))."""
+    class Residual(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    def alone(module):
+        if isinstance(module, nn.Conv2d):
+            groups = module.groups
+            made = nn.Conv2d(module.in_channels // groups, module.out_channels // groups, module.kernel_size, 1, module.padding,
+                             bias=module.bias is not None)
+        elif isinstance(module, nn.BatchNorm2d):
+            made = nn.BatchNorm2d(module.num_features // net.learners, eps=module.eps)
+        else:
+            made = nn.PReLU(module.num_parameters // net.learners)
+        made.load_state_dict({name: share(value, learner, net.learners) for name, value in module.state_dict().items()})
+        return made
+
+    blocks = [Residual(nn.Sequential(*map(alone, block.residual))) for block in net.masks.blocks]
+    return nn.Sequential(*blocks, alone(net.masks.last), nn.Sigmoid()).double()
+
+
+def by_equation(net: Ensemble, modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+    """B_m(x) = G(S(x) * A_m(S(x))), learner by learner (Kim et al., section 3.3)."""
+    found = []
+    for attention in modules:
+        shared = net.trunk.stem(x)
+        for stage in net.trunk.stages[: net.branch]:
+            for block in stage:
+                shared, _ = block(shared)
+        out = shared * attention(shared)
+        for stage in net.trunk.stages[net.branch :]:
+            for block in stage:
+                out, _ = block(out)
+        found.append(net.trunk.neck(out))
+    return found
+
+
+@pytest.mark.parametrize("learners, branch, depth", [(1, 2, 1), (2, 1, 1), (3, 2, 2), (4, 4, 1)])
+def test_batched_learners_equal_a_loop_over_the_equation(learners, branch, depth):
+    net = network(learners, branch, depth).eval()
+    modules = [attention_module(net, m).eval() for m in range(learners)]
+    features = net.forward_all(images())
+    loop = by_equation(net, modules, images())
+    for m, embedding in enumerate(loop):
+        torch.testing.assert_close(features.learners[:, m], embedding, rtol=0, atol=1e-6)
+    whole = torch.cat([F.normalize(embedding.float()) for embedding in loop], 1)
+    torch.testing.assert_close(features.embedding, whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(features.embedding.norm(dim=1), torch.full((4,), learners**0.5), rtol=0, atol=1e-5)
+    assert torch.equal(net(images()), features.embedding)
+
+
+def test_gradients_equal_the_loop_s():
+    net = network().eval()
+    twin = copy.deepcopy(net)
+    modules = [attention_module(twin, m).eval() for m in range(3)]
+    weights = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (net.forward_all(images()).learners * weights).sum().backward()
+    (torch.stack(by_equation(twin, modules, images()), 1) * weights).sum().backward()
+    for (name, ours), theirs in zip(net.trunk.named_parameters(), twin.trunk.parameters()):
+        if ours.requires_grad:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-6, msg=name)
+    for m, module in enumerate(modules):
+        ours = [share(value.grad, m, 3) for value in net.masks.parameters()]
+        for own, alone in zip(ours, module.parameters(), strict=True):
+            torch.testing.assert_close(own, alone.grad, rtol=0, atol=1e-6)
+
+
+def test_training_normalises_over_all_learners_together_after_the_branch_and_by_learner_before():
+    net = network()
+    modules = [attention_module(net, m).train() for m in range(3)]
+    twin = copy.deepcopy(net).train()
+    shared = twin.trunk.through(images(), 0, 2)[0]
+    every = torch.cat([shared * module(shared) for module in modules])  # learner after learner, images of all in one batch
+    expected = twin.trunk.neck(twin.trunk.through(every, 2)[0]).unflatten(0, (3, 4)).transpose(0, 1)
+    torch.testing.assert_close(net.train().forward_all(images()).learners, expected, rtol=0, atol=1e-6)
+
+
+def test_heads_are_networks_of_their_own_after_the_branch():
+    net = network(kind="heads").eval()
+    features = net.forward_all(images())
+    shared = net.trunk.through(images(), 0, 2)[0]
+    for m, own in enumerate((net.trunk, *net.heads)):
+        torch.testing.assert_close(features.learners[:, m], own.neck(own.through(shared, 2)[0]), rtol=0, atol=1e-6)
+        assert m == 0 or sum(p.numel() for p in own.stem.parameters()) + sum(p.numel() for p in own.stages[:2].parameters()) == 0
+    assert net.masks is None and net.masks_of(images()) is None
+
+
+@pytest.mark.parametrize("kind", ["abe", "heads"])
+def test_maps_and_stages_are_the_single_network_s_in_number_and_shape_and_means_over_learners(kind):
+    net, single = network(kind=kind, depth=1).eval(), IResNet(**SMALL, embedding=15).double().eval()
+    ours, theirs = net.forward_all(images()), single.forward_all(images())
+    assert len(ours.attention) == len(theirs.attention) == 5 and len(ours.stages) == 4
+    for mine, other in zip(ours.attention, theirs.attention):
+        assert mine.channel.shape == other.channel.shape and mine.spatial.shape == other.spatial.shape
+    assert [stage.shape for stage in ours.stages] == [stage.shape for stage in theirs.stages]
+    shared, early, _ = net.trunk.through(images(), 0, 2)
+    inputs = [shared * net.masks(shared)[:, m] for m in range(3)] if kind == "abe" else [shared] * 3
+    runs = [own.through(x, 2) for own, x in zip([net.trunk] * 3 if kind == "abe" else (net.trunk, *net.heads), inputs)]
+    assert all(torch.equal(mine.spatial, block.spatial) for mine, block in zip(ours.attention, early))
+    for place in range(2):
+        for part in ("channel", "spatial"):
+            mean = sum(getattr(run[1][place], part) for run in runs) / 3
+            torch.testing.assert_close(getattr(ours.attention[3 + place], part), mean, rtol=0, atol=1e-9)
+        torch.testing.assert_close(ours.stages[2 + place], sum(run[2][place] for run in runs) / 3, rtol=0, atol=1e-9)
+
+
+def test_masks_are_between_0_and_1_and_differ_between_learners():
+    masks = network().eval().masks_of(images())
+    assert masks.shape == (4, 3, 6, 28, 28) and 0 < masks.min() and masks.max() < 1
+    assert (masks[:, 0] - masks[:, 1]).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["abe", "heads"])
+def test_frozen_it_is_the_same_function(kind):
+    net = network(kind=kind, depth=1).float().eval()
+    with torch.no_grad():
+        expected = net(images().float())
+        torch.testing.assert_close(Frozen(net, torch.device("cpu"))(images().float()).embedding, expected, rtol=0, atol=1e-5)
+    assert not any(isinstance(block.bn2, nn.BatchNorm2d) for stage in net.trunk.stages for block in stage)
+
+
+def test_an_ensemble_may_start_from_a_single_network(tmp_path):
+    single = make_backbone("iresnet10", attention="cbam", embedding=32)
+    for kind in ("abe", "heads"):
+        recipe = load(["recipe=demo", "network.init=teacher", f"network.ensemble.kind={kind}", "network.ensemble.learners=2"])
+        net = build_backbone(recipe, "student", single)
+        own = net.state_dict()
+        for key, value in single.state_dict().items():
+            assert key.startswith("neck.") or torch.equal(own[f"trunk.{key}"], value), key
+            if kind == "heads" and key.startswith("stages.3"):
+                assert torch.equal(own[f"heads.0.{key}"], value)
+        assert own["trunk.neck.3.weight"].shape == (128, 128 * 49)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["network.ensemble.learners=3"], "network.embedding must be a multiple of network.ensemble.learners=3, got 256"),
+    (["network.ensemble.branch=0"], "network.ensemble.branch must be a stage of the backbone, from 1 on, got 0"),
+    (["network.ensemble.learners=0"], "network.ensemble.learners must be at least 1, got 0"),
+    (["network.ensemble.depth=0"], "network.ensemble.depth must be at least 1, got 0"),
+    (["network.ensemble.kind=heads", "network.ensemble.depth=2"], "network.ensemble.depth must be left out"),
+    (["network.ensemble.learners=1", "head.divergence.weight=1"], "network.ensemble.learners must be 2 or more with head.divergence.*got 1"),
+    (["head.divergence.weight=1"], "network.ensemble.learners must be 2 or more with head.divergence.*got 1"),
+    (["network.ensemble.learners=2", "head.divergence.margin=5"], "head.divergence.margin must be a squared distance"),
+    (["network.ensemble.learners=2", "method=centres"], "distill.centres must be null with network.ensemble"),
+    (["network.ensemble.kind=abbe"], "network.ensemble.kind.*abe"),
+])
+def test_what_cannot_be_is_refused_before_training(arguments, said):
+    with pytest.raises(RecipeError, match=said) as refused:
+        load(["recipe=demo", *arguments])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_branch_beyond_the_backbone_is_refused():
+    recipe = load(["recipe=demo", "network.init=random", "network.ensemble.branch=5"])
+    with pytest.raises(RecipeError, match="network.ensemble.branch must be a stage after which to branch, 1 to 4, got 5"):
+        build_backbone(recipe, "teacher", None)
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "cmt_ti"])
+@pytest.mark.parametrize("kind", ["abe", "heads"])
+def test_on_the_other_backbones(name, kind):
+    torch.manual_seed(0)
+    net = make_backbone(name, dict(learners=2, branch=3, kind=kind), embedding=16, attention="cbam").eval()
+    with torch.no_grad():
+        features, x = net.forward_all(images(1).float()), images(1).float()
+        shared, early, _ = net.trunk.through(x, 0, 3)
+        inputs = shared.unsqueeze(1) * net.masks(shared) if kind == "abe" else torch.stack([shared] * 2, 1)
+        for m, own in enumerate([net.trunk] * 2 if kind == "abe" else (net.trunk, *net.heads)):
+            torch.testing.assert_close(features.learners[:, m], own.neck(own.through(inputs[:, m], 3)[0]), rtol=0, atol=1e-5)
+    assert features.embedding.shape == (1, 16) and len(features.attention) == sum(info["blocks"] for info in net.feature_info)
+    trained = [parameter for head in net.heads for parameter in head.parameters() if parameter.requires_grad]
+    late = [value for key, value in net.trunk.named_parameters() if value.requires_grad and key.startswith(("neck", "stages.3", "embeds.3", "positions.3"))]
+    assert not net.heads or sum(p.numel() for p in trained) == sum(p.numel() for p in late)  # nothing that no learner uses
