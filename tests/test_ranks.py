@@ -222,7 +222,7 @@ def overflown() -> tuple[int, float, bool]:
     optimizer = make_optimizer([layer, head], "sgd", lr=0.1)
     stepper = Stepper(
         lambda batch: {"loss": head(layer(batch), torch.arange(len(batch)))}, optimizer, lambda step: 1.0,
-        dataclasses.replace(choose_precision("fp32", "cpu"), scaler=True), None, LossTrace(None), sharded_parameters([head]),
+        dataclasses.replace(choose_precision("fp32", "cpu"), scaler=True), None, LossTrace(None), shards=sharded_parameters([head]),
     )
     stepper.take(0, torch.ones(4, 4))
     return stepper.skipped(), stepper.scaler.get_scale(), torch.equal(layer.weight, before)
