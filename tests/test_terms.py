@@ -35,7 +35,7 @@ def schema_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", TERMS)
 def test_factories_take_the_keys_of_their_field(name):
-    assert set(inspect.signature(TERMS[name]).parameters) - {"heads"} == schema_of(name)
+    assert set(inspect.signature(TERMS[name]).parameters) - {"heads", "ranks"} == schema_of(name)
 
 
 @pytest.mark.parametrize("name, options", [
