@@ -1,7 +1,6 @@
 """ABE's batched learners against a loop over learners, written from the paper's equation; what an ensemble shows to everybody else."""
 from __future__ import annotations
 
-import copy
 
 import pytest
 import torch
