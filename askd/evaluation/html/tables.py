@@ -119,12 +119,14 @@ def distances_table(rows: Sequence[MapDistance], label: str) -> Html:
 
 
 def facts(known: object) -> Html:
-    """Whatever is known, nested as it is: mappings as names and values, lists joined, everything as text."""
+    """Whatever is known, nested as it is: mappings as names and values (other mappings below their names), lists joined, everything as text."""
     if isinstance(known, Mapping):
-        return tag("dl", ((tag("dt", name), tag("dd", facts(value))) for name, value in known.items()), class_="facts")
+        return tag("dl", (
+            (tag("dt", name), tag("dd", facts(value), class_="below" if isinstance(value, Mapping) else None)) for name, value in known.items()
+        ), class_="facts")
     if isinstance(known, (list, tuple)):
         nested = any(isinstance(value, (Mapping, list, tuple)) for value in known)
-        return tag("ol", (tag("li", facts(value)) for value in known)) if nested else Html(tag("span", ", ".join(map(_plain, known))))
+        return tag("ol", (tag("li", facts(value)) for value in known)) if nested else tag("span", ", ".join(map(_plain, known)))
     text = _plain(known)
     return tag("code", text) if len(text) >= 40 and " " not in text else tag("span", text)
 
