@@ -1,11 +1,12 @@
 """The method: student trunk and margin head learn identities at low resolution while a frozen teacher shows, at high resolution, where to look."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
 
+from askd.collectives import Ranks
 from askd.models.features import Features
 
 
@@ -28,19 +29,23 @@ class Distiller:
     the teacher alone. teacher: as trunk, frozen; never part of anyone's state_dict. terms: name -> (weight, loss of (student Features,
     teacher Features, label)), unweighted means as losses are. Without terms this trains a teacher or a baseline, and `hr` is not looked at.
     own: name -> (weight, loss of student Features), what a network learns of itself with or without a teacher: ABE's divergence.
+
+    ranks: how the batch, of which this process has a part, lies on all of them. of_whole_batch: the parts of the loss that are of the whole
+    batch already; the others are means over this rank's rows, and weighed by how many those are.
     """
 
     def __init__(
         self, trunk: Callable, head: nn.Module | None, teacher: Callable | None = None,
         terms: dict[str, tuple[float, Callable[[Features, Features, Tensor], Tensor]]] | None = None, head_weight: float = 1.0,
-        own: dict[str, tuple[float, Callable[[Features], Tensor]]] | None = None,
+        own: dict[str, tuple[float, Callable[[Features], Tensor]]] | None = None, ranks: Ranks = Ranks(),
+        of_whole_batch: Collection[str] = (),
     ):
         if bool(terms) != (teacher is not None):
             raise ValueError("distillation terms need a teacher, and a teacher needs terms")
         if head is None and not terms:
             raise ValueError("without a head and without terms there is nothing to learn")
         self.trunk, self.head, self.teacher, self.head_weight = trunk, head, teacher, head_weight
-        self.terms, self.own = terms or {}, own or {}
+        self.terms, self.own, self.ranks, self.of_whole_batch = terms or {}, own or {}, ranks, of_whole_batch
 
     def __call__(self, hr: Tensor, lr: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The loss and its unweighted parts, by name, for one batch: hr, lr (B, 3, 112, 112) in [-1, 1], label (B,).
@@ -51,14 +56,18 @@ class Distiller:
             with torch.no_grad():
                 teacher = self.teacher(hr)
         student = self.trunk(lr)
-        parts, loss = {}, 0.0
+        parts, loss, share = {}, 0.0, self.ranks.share(len(label))
+
+        def of_all_ranks(name: str, value: Tensor) -> Tensor:
+            return value if name in self.of_whole_batch or share == 1 else share * value
+
         if self.head is not None:
-            parts["identity"] = self.head(student.identity, label)
+            parts["identity"] = of_all_ranks("identity", self.head(student.identity, label))
             loss = self.head_weight * parts["identity"]
         for name, (weight, term) in self.own.items():
-            parts[name] = term(student)
+            parts[name] = of_all_ranks(name, term(student))
             loss = loss + weight * parts[name]
         for name, (weight, term) in self.terms.items():
-            parts[name] = term(student, teacher, label)
+            parts[name] = of_all_ranks(name, term(student, teacher, label))
             loss = loss + weight * parts[name]
         return {"loss": loss, **parts}

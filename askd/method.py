@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from askd.centres import learnt_centres, mean_centres
+from askd.collectives import Ranks, world_size
 from askd.data.faces import FaceSet
 from askd.distiller import Trunk
-from askd.engine.checkpoint import load_module
+from askd.engine.shards import load_whole
 from askd.errors import RecipeError
 from askd.heads.classifier import MarginHead
 from askd.heads.learners import LearnerHeads
 from askd.heads.metric import METRICS, MetricHead
+from askd.heads.sharded import ShardedHead
 from askd.models.features import Backbone, Features
 from askd.models.onnx_network import OnnxNetwork
 from askd.models.projections import Projections
@@ -27,31 +29,46 @@ from askd.terms import REMEDIES, TERMS, Term, divergence_term
 Head = MarginHead | MetricHead | LearnerHeads
 
 
-def make_identity(recipe: Recipe, classes: int) -> Head | None:
+def make_identity(recipe: Recipe, classes: int, ranks: Ranks = Ranks()) -> Head | None:
     """What a network learns identities with, by the recipe's `head`, at random: one per learner of an ensemble; None with head.weight=0."""
     if not recipe.head.weight:
         return None
     ensemble = recipe.network.ensemble
     if ensemble is None:
-        return _head_of_width(recipe, recipe.network.embedding, classes)
+        return _head_of_width(recipe, recipe.network.embedding, classes, ranks)
     width = recipe.network.embedding // ensemble.learners
-    return LearnerHeads([_head_of_width(recipe, width, classes) for _ in range(ensemble.learners)])
+    return LearnerHeads([_head_of_width(recipe, width, classes, ranks) for _ in range(ensemble.learners)])
 
 
-def _head_of_width(recipe: Recipe, width: int, classes: int) -> MarginHead | MetricHead:
+def _head_of_width(recipe: Recipe, width: int, classes: int, ranks: Ranks) -> MarginHead | MetricHead:
     if recipe.head.kind.name in METRICS:
         return MetricHead(recipe.head.kind.name, recipe.head.margin)
-    return make_head(recipe, width, classes)
+    return make_head(recipe, width, classes, ranks=ranks)
 
 
-def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None) -> MarginHead:
-    """A new margin head by the recipe's `head`, at random; `subcentres` in place of the recipe's."""
+def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None, ranks: Ranks = Ranks()) -> MarginHead:
+    """A new margin head by the recipe's `head`, at random; `subcentres` in place of the recipe's. RecipeError: it cannot be split so."""
     head = recipe.head
     given = {key: value for key, value in (("margins", head.margins), ("h", head.h)) if value is not None}
-    return MarginHead(
-        width, classes, head.margin, head.logit_scale, kind=head.kind.name, subcentres=subcentres or head.subcentres,
-        label_smoothing=head.label_smoothing, **given,
-    )
+    given |= {"kind": head.kind.name, "subcentres": subcentres or head.subcentres, "label_smoothing": head.label_smoothing, "ranks": ranks}
+    if not is_sharded(recipe):
+        return MarginHead(width, classes, head.margin, head.logit_scale, **given)
+    try:
+        return ShardedHead(
+            width, classes, head.margin, head.logit_scale, sample_rate=head.sample_rate, seed=recipe.seed, **given,
+        )
+    except ValueError as error:
+        raise RecipeError(f"head.sharded: {error}; set head.sharded=false, or start fewer processes") from None
+
+
+def is_sharded(recipe: Recipe) -> bool:
+    """Whether the class centres lie on the processes in parts; a head that samples is of this kind on one process, too."""
+    head, several = recipe.head, world_size() > 1
+    if head.kind.name in METRICS:  # which have none
+        return False
+    if several and head.sharded is False and head.sample_rate < 1:
+        raise RecipeError(f"head.sample_rate={head.sample_rate:g} on {world_size()} processes needs head.sharded=true (or null)")
+    return head.sample_rate < 1 or several and head.sharded is not False
 
 
 def teaches(recipe: Recipe) -> bool:
@@ -59,8 +76,14 @@ def teaches(recipe: Recipe) -> bool:
     return any(getattr(recipe.distill, key.name) is not None for key in fields(recipe.distill))
 
 
-def make_terms(recipe: Recipe, heads: tuple[MarginHead | LearnerHeads, MarginHead] | None = None) -> dict[str, tuple[float, Term]]:
-    """The recipe's distillation terms: name -> (weight, loss). heads: student's and teacher's, for `logit`, left out without them."""
+def make_terms(
+    recipe: Recipe, heads: tuple[MarginHead | LearnerHeads, MarginHead] | None = None, ranks: Ranks | None = None,
+) -> dict[str, tuple[float, Term]]:
+    """The recipe's distillation terms: name -> (weight, loss). heads: student's and teacher's, for `logit`, left out without them.
+
+    ranks: what the relations' batch lies on, None for this process alone.
+    """
+    besides = {"logit": {"heads": heads}, "relation": {"ranks": ranks} if ranks else {}}
     terms = {}
     for name, factory in TERMS.items():
         term = getattr(recipe.distill, name)
@@ -68,8 +91,13 @@ def make_terms(recipe: Recipe, heads: tuple[MarginHead | LearnerHeads, MarginHea
             continue
         options = {key.name: getattr(term, key.name) for key in fields(term) if key.name != "weight"}
         options = {key: value.name if isinstance(value, Enum) else value for key, value in options.items()}
-        terms[name] = term.weight, factory(**options, **({"heads": heads} if name == "logit" else {}))
+        terms[name] = term.weight, factory(**options, **besides.get(name, {}))
     return terms
+
+
+def of_whole_batch(recipe: Recipe) -> set[str]:
+    """The parts of the loss that every rank computes for the whole batch."""
+    return {"relation"} | ({"identity", "logit"} if is_sharded(recipe) else set())
 
 
 def make_own_terms(recipe: Recipe) -> dict[str, tuple[float, Callable[[Features], Tensor]]]:
@@ -134,7 +162,7 @@ def check_method(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetw
 
 
 def inherit_centres(
-    recipe: Recipe, head: Head | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device,
+    recipe: Recipe, head: Head | None, teacher: Frozen, teacher_path: Path, faces: FaceSet, device: torch.device, ranks: Ranks = Ranks(),
 ) -> tuple[MarginHead | LearnerHeads, MarginHead] | None:
     """The student's head and one with the teacher's class centres, where `logit` needs them; sets the student's for `centres`.
 
@@ -148,12 +176,12 @@ def inherit_centres(
     inherited, logit = recipe.distill.centres, recipe.distill.logit
     if inherited is not None:
         state = centres_of(inherited.source, "centres")
-        load_module(head, head.state_dict() | {"centres": state["centres"]}, f"{teacher_path} (its class centres)")
+        load_whole(head, head.state_dict() | {"centres": state["centres"]}, f"{teacher_path} (its class centres)")
         head.centres.requires_grad_(inherited.trainable)
     if logit is None:
         return None
     state, classes = centres_of(logit.source, "logit"), len(faces.class_names)
     with torch.random.fork_rng(devices=()):
-        theirs = make_head(recipe, state["centres"].shape[1], classes, subcentres=len(state["centres"]) // classes)
-    load_module(theirs, {name: state[name] for name in theirs.state_dict() if name in state}, f"{teacher_path} (its head)")
+        theirs = make_head(recipe, state["centres"].shape[1], classes, subcentres=len(state["centres"]) // classes, ranks=ranks)
+    load_whole(theirs, {name: state[name] for name in theirs.state_dict() if name in state}, f"{teacher_path} (its head)")
     return head, theirs.to(device).requires_grad_(False).eval()

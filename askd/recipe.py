@@ -79,6 +79,7 @@ def training_view(recipe: Recipe, role: str) -> dict:
     plain = OmegaConf.to_container(OmegaConf.structured(recipe), enum_to_str=True)
     view = {key: plain[key] for key in ("seed", "precision", "data", "network", "head", "train")}
     view["data"] = {key: value for key, value in view["data"].items() if key not in ("path", "workers", "sizes", "on_bad_image")}
+    del view["head"]["sharded"]  # how the centres lie on the processes changes nothing
     view["train"] = {key: value for key, value in view["train"].items() if key not in ("checkpoint_every", "log_every")}
     view["sizes"] = plain["teacher"]["sizes"] if role == "teacher" else plain["data"]["sizes"]
     view["train"]["epochs"] = epochs(recipe, role)
@@ -231,6 +232,7 @@ def _check_values(recipe: Recipe) -> None:
     else:
         need(images is None, "data.images_per_identity", images, f"left out with data.sampler={recipe.data.sampler.name}")
     need(recipe.data.sampler is not Sampler.pairs or batch % 4 == 0, "train.batch", batch, "a multiple of 4 with data.sampler=pairs")
+    need(recipe.data.drop_last or recipe.data.sampler is Sampler.shuffle, "data.drop_last", "false", "true unless data.sampler=shuffle")
     need(0 <= recipe.data.holdout < 1, "data.holdout", recipe.data.holdout, "a fraction, 0 <= holdout < 1")
     for key, value, least in (
         ("data.min_images", recipe.data.min_images, 1), ("data.workers", recipe.data.workers, 0),
@@ -304,6 +306,7 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     need(head.subcentres >= 1, "head.subcentres", head.subcentres, "at least 1")
     need(0 <= head.label_smoothing < 1, "head.label_smoothing", head.label_smoothing, "a probability below 1")
     need(0 <= head.warmup_epochs < math.inf, "head.warmup_epochs", head.warmup_epochs, "at least 0")
+    need(0 < head.sample_rate <= 1, "head.sample_rate", head.sample_rate, "above 0, and at most 1")
     need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
     _check_ensemble(recipe, need)
     for name in ("attention", "feature", "relation", "logit", "embedding"):
@@ -322,6 +325,7 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
         need(recipe.train.batch >= 3, "train.batch", recipe.train.batch, "3 or more with distill.relation")
     if distill.logit is not None:
         need(distill.logit.temperature > 0, "distill.logit.temperature", distill.logit.temperature, "above 0")
+        need(head.sample_rate == 1, "head.sample_rate", head.sample_rate, "1 with distill.logit, which compares all classes")
         means = distill.logit.source is CentreSource.mean and distill.logit.logits is Logits.margin and head.kind is Margin.adaface
         need(not means, "distill.logit.source", "mean", "learnt with AdaFace's margin logits, which need feature norms (or logits=cosine)")
     for name in ("logit", "centres"):

@@ -58,6 +58,8 @@ class Data:
     """Batches of a permutation, of people with data.images_per_identity images each, or of as many genuine as impostor pairs (ABE)."""
     images_per_identity: Optional[int] = None
     """Images of each person in a batch, for data.sampler=identities and nothing else."""
+    drop_last: bool = True
+    """Leave out an epoch's last incomplete batch; false trains on it as it is (data.sampler=shuffle)."""
     on_bad_image: OnBadImage = OnBadImage.fail
     """An image that cannot be read ends the training, or is skipped: counted, and replaced by another of the person, or else of anyone."""
     workers: int = 2
@@ -137,6 +139,10 @@ class Head:
     """Probability that the target leaves to the other classes."""
     warmup_epochs: float = 0.0
     """Epochs over which the margin grows from none to its own."""
+    sharded: Optional[bool] = None
+    """Class centres split over the processes, each with the optimiser's state of its own; null: where there are several."""
+    sample_rate: float = 1.0
+    """Part of the classes that a step sees: the people of its batch, and every other with this probability (PartialFC)."""
     weight: float = 1.0
     """Factor of the identity loss; 0: no head and no labels, the student learns from the teacher alone."""
     divergence: Optional[DivergenceTerm] = None
@@ -257,6 +263,8 @@ class Train:
     """Factor of multistep."""
     power: float = 2.0
     """Exponent of polynomial."""
+    sync_bn: bool = False
+    """Batch norms over the whole batch, not over each process's part: results then don't depend on the number of processes."""
     clip: Optional[float] = 5.0
     """Largest norm of the gradient; null: none."""
     accumulate: int = 1

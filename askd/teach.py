@@ -14,17 +14,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from askd import cli
 from askd.backbone import build_backbone
+from askd.collectives import Ranks
 from askd.data.loader import prepare
 from askd.distiller import Distiller, Trunk
 from askd.engine import dist
 from askd.engine.compiling import choose_compile
-from askd.engine.checkpoint import load_module, read_state, save_tensors, save_weights
+from askd.engine.checkpoint import read_state, save_tensors, save_weights
 from askd.engine.loop import train
 from askd.engine.optimizer import make_optimizer
 from askd.engine.precision import choose_precision
+from askd.engine.rows import update_seen_rows
 from askd.engine.schedule import make_schedule
+from askd.engine.shards import load_whole, whole_state
 from askd.errors import RecipeError
-from askd.method import check_method, inherit_centres, make_identity, make_own_terms, make_terms, teacher_parts, teaches
+from askd.method import (
+    check_method, inherit_centres, is_sharded, make_identity, make_own_terms, make_terms, of_whole_batch, teacher_parts, teaches,
+)
+from askd.models.sync_bn import synchronise_batch_norms
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import epochs, load, training_view
 from askd.run_folder import begin_folder, class_digest, describe, is_finished, run_folder
@@ -72,7 +78,9 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     teacher_network, teacher_meta = load_network(teacher_path) if teacher_path else (None, {})
     torch.manual_seed(recipe.seed)  # here, so that baseline and student start from the same weights
     backbone = build_backbone(recipe, role, teacher_network)
-    head = make_identity(recipe, len(faces.class_names))
+    batches = make_batches(recipe, faces, sizes, device)
+    ranks = Ranks(batches.even)
+    head = make_identity(recipe, len(faces.class_names), ranks)
     distils = role == "student" and teaches(recipe)
     if head is None and not distils:
         raise RecipeError(f"head.weight=0, but a {role} has nothing else to learn from; leave head.weight above 0")
@@ -87,7 +95,6 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
         return folder
 
     watched = {name: watched_set(name, card, recipe, held_out) for name in recipe.eval.during}
-    batches = make_batches(recipe, faces, sizes, device)
 
     modules = {"trunk": backbone} | ({"head": head} if head else {}) | ({"projections": projections} if projections else {})
     for module in modules.values():
@@ -96,24 +103,29 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     if recipe.head.warmup_epochs and head is not None:
         head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1), recipe.train.accumulate)
     teacher = Frozen(teacher_network, device, compiles, precision.dtype, teacher_parts(recipe)) if distils else None
-    heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device) if distils else None
-    terms = make_terms(recipe, heads) if distils else {}
+    heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device, ranks) if distils else None
+    terms = make_terms(recipe, heads, ranks) if distils else {}
     cache = None
     if terms and recipe.teacher.cache:
         cache = cached_teacher(
             teacher, identity["teacher"], teacher_network.head_hidden_size, faces, Path(recipe.out) / "cache", precision, device,
             batch=max(recipe.train.batch // dist.world_size(), 1), skip_bad=recipe.data.on_bad_image is OnBadImage.skip,
         )
-    trunk = parallel(Trunk(backbone, projections), device)
-    unit_head = head and parallel(head, device)
+    trunk = Trunk(backbone, projections)
+    trunk = parallel(synchronise_batch_norms(trunk, device) if recipe.train.sync_bn else trunk, device)
+    unit_head = head if head is None or is_sharded(recipe) else parallel(head, device)
     unit_trunk = torch.compile(trunk) if compiles else trunk
+    if compiles:  # but for logit's, whose heads count steps in Python
+        terms = {name: (weight, term if name == "logit" else torch.compile(term)) for name, (weight, term) in terms.items()}
     distiller = Distiller(
-        unit_trunk, unit_head, (cache or teacher) if terms else None, terms, recipe.head.weight, make_own_terms(recipe),
+        unit_trunk, unit_head, (cache or teacher) if terms else None, terms, recipe.head.weight, make_own_terms(recipe), ranks,
+        of_whole_batch(recipe),
     )
     learns = recipe.train
     optimizer = make_optimizer(
         modules.values(), learns.optimizer.name, learns.lr, learns.weight_decay, learns.momentum, learns.nesterov, learns.decay_all,
     )
+    update_seen_rows(optimizer)
     passes = epochs(recipe, role)
     steps = max(round(passes * per_epoch), 1)
     schedule = make_schedule(
@@ -149,10 +161,11 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     if summary.best_path is not None:
         best = read_state(summary.best_path)["modules"]
         for name, module in modules.items():
-            load_module(module, best[name], summary.best_path)
+            load_whole(module, best[name], summary.best_path)
+    learnt = whole_state(head) if head is not None else None
     if dist.is_main():
-        if head is not None and head.state_dict():
-            save_tensors(folder / "head.safetensors", head.state_dict())
+        if learnt:
+            save_tensors(folder / "head.safetensors", learnt)
         meta = describe(recipe, role, sizes, summary, identity, teacher_path, teacher_meta)
         save_weights(folder, backbone.state_dict(), meta)
     dist.barrier()

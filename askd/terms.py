@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from askd.collectives import Ranks
 from askd.heads.classifier import MarginHead
 from askd.heads.learners import LearnerHeads
+from askd.heads.sharded import ShardedHead, sharded_divergence
 from askd.losses.attention import attention_similarity
 from askd.losses.divergence import divergence
 from askd.losses.embedding import embedding_similarity
@@ -40,19 +42,21 @@ def feature_term(distance: str, hint: str, stages: Sequence[int]) -> Term:
     return term
 
 
-def relation_term(distance: float, angle: float, cross: float) -> Term:
-    """RKD's two relations of embeddings and F-SKD's of the last stage, each times its own factor; see losses.relation."""
+def relation_term(distance: float, angle: float, cross: float, ranks: Ranks = Ranks()) -> Term:
+    """RKD's two relations of embeddings and F-SKD's of the last stage, each times its own factor, in the whole batch; see losses.relation."""
 
     def term(student: Features, teacher: Features, label: Tensor) -> Tensor:
         total = 0.0
+        if distance or angle:
+            ours, theirs = ranks.gather(student.embedding), ranks.gather(teacher.embedding)
         if distance:
-            total = total + distance * relational_distance(student.embedding, teacher.embedding)
+            total = total + distance * relational_distance(ours, theirs)
         if angle:
-            total = total + angle * relational_angle(student.embedding, teacher.embedding)
+            total = total + angle * relational_angle(ours, theirs)
         if cross:
             if not student.stages or not teacher.stages:
                 raise ValueError(f"cross needs stages; the student has {len(student.stages)}, the teacher {len(teacher.stages)}")
-            total = total + cross * cross_sample_affinity(student.stages[-1], teacher.stages[-1])
+            total = total + cross * cross_sample_affinity(ranks.gather(student.stages[-1]), ranks.gather(teacher.stages[-1]))
         return total
 
     return term
@@ -62,15 +66,17 @@ def logit_term(temperature: float, logits: str, source: str, heads: tuple[Margin
     """KD between the student's head and one that holds the teacher's class centres, under the student's scale and margin.
 
     logits: `margin` softens what the cross-entropy sees, margin included, as F-SKD does; `cosine` the scaled cosines without it.
+    Heads whose classes lie on several ranks make one divergence of the whole batch.
     source: where those centres are from has been seen to by whoever built the heads.
     """
     student_head, teacher_head = heads
+    distance = sharded_divergence if isinstance(teacher_head, ShardedHead) else softened_divergence
 
     def of(head: MarginHead | LearnerHeads, embedding: Tensor, label: Tensor) -> Tensor:
         return head.logits(embedding, label) if logits == "margin" else head.logit_scale * head.cosine(embedding)
 
     def term(student: Features, teacher: Features, label: Tensor) -> Tensor:
-        return softened_divergence(of(student_head, student.identity, label), of(teacher_head, teacher.embedding, label), temperature)
+        return distance(of(student_head, student.identity, label), of(teacher_head, teacher.embedding, label), temperature)
 
     return term
 
@@ -96,7 +102,8 @@ def divergence_term(margin: float, reduction: str) -> Callable[[Features], Tenso
     return term
 
 
-# Schema field -> factory; its arguments are the field's own keys but for the weight. KD's takes the two heads besides.
+# Schema field -> factory; its arguments are the field's own keys but for the weight. KD's takes the two heads besides, the relations' how
+# the batch lies on the ranks.
 TERMS: dict[str, Callable[..., Term]] = {
     "attention": attention_term, "feature": feature_term, "relation": relation_term, "logit": logit_term, "embedding": embedding_term,
 }

@@ -30,22 +30,26 @@ def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
         faces, held_out = Subset(faces, kept), Subset(faces, out)
     if len(faces) < recipe.train.batch:
         raise DataError(f"{recipe.data.set}: {len(faces)} training images are fewer than train.batch={recipe.train.batch}; lower it")
-    if recipe.train.batch % dist.world_size():
-        raise RecipeError(f"train.batch must be a multiple of the {dist.world_size()} processes, got {recipe.train.batch}")
     return card, faces, held_out
 
 
 def make_batches(recipe: Recipe, faces: FaceSet, sizes: list[int], device: torch.device) -> TrainingBatches:
     """This rank's batches of the training faces; RecipeError where the sampler cannot make any."""
     try:
-        return TrainingBatches(
+        batches = TrainingBatches(
             faces, batch=recipe.train.batch, sizes=sizes, augment=recipe.data.augment.name, degradation=recipe.data.degradation.name,
             sampler=recipe.data.sampler.name, images_per_identity=recipe.data.images_per_identity,
             skip_bad=recipe.data.on_bad_image is OnBadImage.skip, seed=recipe.seed, workers=recipe.data.workers, rank=dist.rank(),
-            world=dist.world_size(), accumulate=recipe.train.accumulate, device=device,
+            world=dist.world_size(), drop_last=recipe.data.drop_last, accumulate=recipe.train.accumulate, device=device,
         )
     except ValueError as error:
         raise RecipeError(f"data.sampler={recipe.data.sampler.name} of {recipe.data.set}: {error}") from None
+    if batches.least < 2 and not (recipe.train.sync_bn and dist.world_size() > 1):
+        raise RecipeError(
+            f"train.batch={recipe.train.batch} leaves a process with one image at times, of which batch norm has no statistics; enlarge it, "
+            "or set train.sync_bn=true where there are several processes"
+        )
+    return batches
 
 
 def show_rendering(done: int, total: int) -> None:

@@ -14,25 +14,27 @@ VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study",
 # the verbs' own: argument parsing, the recipe, what it means
 COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch", "step_time", "study_plan"}
 EVERYBODY = {"errors", "resources", "photo"}
+TRAINING = EVERYBODY | {"collectives"}
 MAY_IMPORT = {
     "errors": set(),
     "resources": {"errors"},
     "photo": {"errors"},
+    "collectives": set(),
     "data": EVERYBODY,
-    "models": EVERYBODY,
-    "heads": EVERYBODY,
+    "models": TRAINING,
+    "heads": TRAINING,
     "losses": EVERYBODY,
-    "engine": EVERYBODY,
+    "engine": TRAINING,
     "runtime": EVERYBODY,
     "evaluation": EVERYBODY | {"data", "runtime"},
     "deploy": EVERYBODY | {"data", "models", "runtime", "evaluation"},
     "teachers": EVERYBODY | {"models", "runtime", "engine"},
     "centres": EVERYBODY | {"data", "models"},
     "teacher_cache": EVERYBODY | {"data", "models", "engine"},
-    "terms": EVERYBODY | {"models", "heads", "losses"},
+    "terms": TRAINING | {"models", "heads", "losses"},
     "embedders": EVERYBODY | {"data", "models", "teachers"},
     "embedding": EVERYBODY | {"data", "engine", "embedders", "evaluation"},
-    "distiller": EVERYBODY | {"teachers", "models", "heads", "losses"},
+    "distiller": TRAINING | {"teachers", "models", "heads", "losses"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

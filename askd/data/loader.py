@@ -53,17 +53,29 @@ class TrainingBatches:
     skip_bad: an image that cannot be read is replaced, by others of the same person while there are, and told of in
     `Batch.skipped`; otherwise it ends the training with a DataError. ValueError: a batch that cannot be made.
     accumulate: the parts that `cut` will be asked for. device: where images and labels go, ahead of time on CUDA.
+    even: whether every rank has as many images as any other, in every batch; least: the fewest images that a rank has of a batch.
     """
 
     def __init__(
         self, faces: FaceSet, *, batch: int, sizes: Sequence[int], augment: str = "flip", degradation: str = "bicubic",
         sampler: str = "shuffle", images_per_identity: int | None = None, skip_bad: bool = False, seed: int = 0,
-        workers: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1, device: torch.device = torch.device("cpu"),
+        workers: int = 0, rank: int = 0, world: int = 1, drop_last: bool = True, accumulate: int = 1,
+        device: torch.device = torch.device("cpu"),
     ):
-        self.sampler = make_sampler(sampler, faces.labels, batch, seed, images_per_identity)
-        if batch % (self.sampler.unit * world * accumulate):
-            parts = f"{world} processes" + (f" and train.accumulate={accumulate}" if accumulate > 1 else "")
-            raise ValueError(f"train.batch must be a multiple of {self.sampler.unit * world * accumulate} for {parts}, got {batch}")
+        self.sampler = make_sampler(sampler, faces.labels, batch, seed, images_per_identity, drop_last)
+        unit, last = self.sampler.unit, len(faces) % batch
+        if accumulate > 1 and batch % (unit * world * accumulate):
+            parts = f"{world} processes and train.accumulate={accumulate}"
+            raise ValueError(f"train.batch must be a multiple of {unit * world * accumulate} for {parts}, got {batch}")
+        if batch % unit or batch < unit * world:
+            raise ValueError(f"train.batch must be a multiple of {unit}, and {unit * world} or more for {world} processes, got {batch}")
+        if not drop_last and 0 < last < world:
+            raise ValueError(
+                f"the last batch of an epoch has {last} of {len(faces)} images, fewer than {world} processes; change train.batch, or leave "
+                "it out (data.drop_last=true)"
+            )
+        self.even = batch % (unit * world) == 0 and (drop_last or last % world == 0)
+        self.least = (batch if drop_last or not last else last) // unit // world * unit
         self.batch_size, self.workers, self.rank, self.world, self.device = batch, workers, rank, world, device
         self.dataset = _Batches(faces, augment, sizes, degradation, skip_bad, seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch

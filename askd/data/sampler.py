@@ -6,7 +6,7 @@
 | `identities` | P people, K images of each                         | people: each once a round, however many images       |
 | `pairs`      | as many genuine as impostor pairs (ABE: 16 and 16) | people: with two or more images in genuine pairs, all in the others |
 
-An epoch is as many batches as `shuffle` has. The last incomplete batch of an epoch, or of a round, is dropped.
+An epoch is as many batches as `shuffle` has. The last incomplete batch of an epoch is dropped unless `shuffle` is told to keep it; that of a round always is.
 """
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Sampler(Protocol):
         """Batches number start, start + 1, ...: int64 (batch, 2), rows (turn, image index), no row ever twice."""
 
 
-def make_sampler(kind: str, labels: np.ndarray, batch: int, seed: int, images_per_identity: int | None = None) -> Sampler:
+def make_sampler(
+    kind: str, labels: np.ndarray, batch: int, seed: int, images_per_identity: int | None = None, drop_last: bool = True,
+) -> Sampler:
     """One of SAMPLERS. labels: int64 (N,), class ids from 0 on, each present; images_per_identity: K, for `identities`.
 
     ValueError, for an unknown name or a batch that cannot be made of these labels: what was asked for, what there is.
@@ -42,12 +44,16 @@ def make_sampler(kind: str, labels: np.ndarray, batch: int, seed: int, images_pe
         raise ValueError(f"a batch of {batch} needs at least as many images, got {len(labels)}; lower train.batch")
     if kind == "identities":
         return Identities(labels, batch, seed, images_per_identity)
-    return SAMPLERS[kind](labels, batch, seed)
+    return Shuffle(labels, batch, seed, drop_last) if kind == "shuffle" else SAMPLERS[kind](labels, batch, seed)
 
 
 def of_rank(keys: np.ndarray, unit: int, rank: int, world: int) -> np.ndarray:
-    """The rows of a batch that are a rank's: every world-th unit."""
-    return keys.reshape(-1, unit, 2)[rank::world].reshape(-1, 2)
+    """The rows of a batch that are a rank's: consecutive units, so that the ranks' rows one after another are the batch.
+
+    Where the world does not divide the units, some ranks have one more than others.
+    """
+    units = len(keys) // unit
+    return keys[units * rank // world * unit : units * (rank + 1) // world * unit]
 
 
 class Shuffle:
@@ -55,9 +61,9 @@ class Shuffle:
 
     unit = 1
 
-    def __init__(self, labels: np.ndarray, batch: int, seed: int):
+    def __init__(self, labels: np.ndarray, batch: int, seed: int, drop_last: bool = True):
         self.images, self.batch, self.seed = len(labels), batch, seed
-        self.steps_per_epoch = len(labels) // batch
+        self.steps_per_epoch = len(labels) // batch if drop_last else -(-len(labels) // batch)
 
     def iterate(self, start: int) -> Iterator[np.ndarray]:
         """See Sampler; the turn is the epoch."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from askd.engine.checkpoint import read_state, write_state
 from askd.engine.dist import is_main
+from askd.engine.shards import whole_state
 from askd.errors import TrainingError
 
 
@@ -33,6 +34,6 @@ class Best:
         metric = metrics[self.select]
         if math.isfinite(metric) and (self.metric is None or metric > self.metric):
             self.step, self.metric = step, metric
+            weights = {name: whole_state(module) for name, module in modules.items()}
             if is_main():
-                weights = {name: module.state_dict() for name, module in modules.items()}
                 write_state(self.path, {"modules": weights, "step": step, "metric": metric})

@@ -7,23 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
 
+from askd.collectives import Ranks, rank, world_size
 from askd.errors import TrainingError
 
-
 SECONDS_TO_BE_STOPPED = 5  # in which torchrun, having seen who failed first, ends this process; it names the earliest error, in whole seconds
-
-
-def rank() -> int:
-    """This process's rank in the job, 0 where there is no process group."""
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def world_size() -> int:
-    """The number of processes in the job, 1 where there is no process group."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -90,6 +81,18 @@ def all_gather(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     distributed.all_gather_object(gathered, value)
     return gathered
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """All ranks' rows one after another, on every rank; each may have another number of them."""
+    return Ranks(even=False).gather(torch.from_numpy(rows)).numpy()
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Gives every rank rank 0's buffers, batch norms' statistics above all: those it saves."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)
 
 
 def gather(value: Any) -> list[Any] | None:

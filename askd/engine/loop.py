@@ -17,10 +17,13 @@ from askd.engine import dist
 from askd.engine.anomaly import named_anomalies
 from askd.engine.average import Average
 from askd.engine.best import Best
-from askd.engine.checkpoint import Checkpoints, load_module, remove_stale_files
+from askd.engine.checkpoint import Checkpoints, remove_stale_files
 from askd.engine.log import RunLog, Throughput
 from askd.engine.precision import Precision
 from askd.engine.randomness import kept_random_state, random_state, restore_random_state
+from askd.engine.shards import (
+    cut_rows, cuts_of_all, gather_rows, load_whole, load_whole_optimizer_state, sharded_parameters, whole_optimizer_state, whole_state,
+)
 from askd.engine.step import Stepper
 from askd.engine.stop import Interrupted, StopSignal
 from askd.engine.trace import LossTrace
@@ -120,7 +123,7 @@ def train(
 
     trace = LossTrace(checkpoints)
     cut = (lambda batch: batches.cut(batch, accumulate)) if accumulate > 1 else None
-    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace, cut, unsynced)
+    stepper = Stepper(unit, optimizer, schedule, precision, clip, trace, cut, unsynced, sharded_parameters(modules.values()))
     average = Average(modules, ema) if ema is not None else None
     averaged = average.swapped_in if average else nullcontext
     progress = _restore(checkpoints, modules, stepper, average)
@@ -243,14 +246,17 @@ def _save(
     checkpoints: Checkpoints, progress: Progress, modules: dict[str, nn.Module], stepper: Stepper, average: Average | None,
 ) -> None:
     random_states = dist.all_gather(random_state())
+    whole = {name: whole_state(module) for name, module in modules.items()}
+    optimizer = whole_optimizer_state(stepper.optimizer, stepper.shards)
+    averages = gather_rows(average.state_dict(), cuts_of_all(modules)) if average else None
     if dist.is_main():
         state = {
             "progress": asdict(progress),
-            "modules": {name: module.state_dict() for name, module in modules.items()},
-            "optimizer": stepper.optimizer.state_dict(),
+            "modules": whole,
+            "optimizer": optimizer,
             "scaler": stepper.scaler.state_dict(),
             "random": random_states,
-        } | ({"average": average.state_dict()} if average else {})
+        } | ({"average": averages} if average else {})
         checkpoints.save(progress.step, state)
 
 
@@ -264,11 +270,12 @@ def _restore(checkpoints: Checkpoints, modules: dict[str, nn.Module], stepper: S
         if set(state["modules"]) != set(modules):
             raise ValueError(f"it holds the modules {sorted(state['modules'])}, this run has {sorted(modules)}")
         for name, module in modules.items():
-            load_module(module, state["modules"][name], f"{path} ({name})")
-        stepper.optimizer.load_state_dict(state["optimizer"])
+            load_whole(module, state["modules"][name], f"{path} ({name})")
+        load_whole_optimizer_state(stepper.optimizer, stepper.shards, state["optimizer"])
         stepper.resume(state["scaler"], state["progress"]["skipped"])
         if average:
-            average.load_state_dict(state["average"])
+            cuts = cuts_of_all(modules)
+            average.load_state_dict(cut_rows(state["average"], cuts, {name: len(average.state_dict()[name]) for name in cuts}))
         if len(state["random"]) == dist.world_size():
             restore_random_state(state["random"][dist.rank()])
         return Progress(**state["progress"])

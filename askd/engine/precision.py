@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from askd.collectives import world_size
 from askd.errors import RecipeError
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,8 +26,12 @@ class Precision:
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
 
     def grad_scaler(self) -> torch.amp.GradScaler:
-        """A gradient scaler, one that passes everything through where none is needed."""
-        return torch.amp.GradScaler(self.device_type, enabled=self.scaler)
+        """A gradient scaler, one that passes everything through where none is needed; its ranks skip a step together."""
+        if not self.scaler or world_size() == 1:
+            return torch.amp.GradScaler(self.device_type, enabled=self.scaler)
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # it takes a while, and few need it
+
+        return ShardedGradScaler(self.device_type)
 
 
 def choose_precision(name: str, device: torch.device | str) -> Precision:

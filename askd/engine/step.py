@@ -1,13 +1,15 @@
 """One optimiser step."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from askd.engine.gradient import clip_gradient
 from askd.engine.precision import Precision
 from askd.engine.trace import LossTrace
 from askd.errors import TrainingError
@@ -18,6 +20,7 @@ class Stepper:
 
     cut: a batch into the equal micro-batches whose mean gradient the step takes, None for the batch as it is.
     unsynced: the context of every micro-batch but the last, DDP's no_sync.
+    shards: the parameters that ranks hold different rows of (engine.shards).
     """
 
     def __init__(
@@ -30,9 +33,10 @@ class Stepper:
         trace: LossTrace,
         cut: Callable[[Any], Sequence[Any]] | None = None,
         unsynced: Callable[[], AbstractContextManager] = nullcontext,
+        shards: Mapping[nn.Parameter, tuple[int, int]] = MappingProxyType({}),
     ):
         self.unit, self.optimizer, self.schedule, self.precision = unit, optimizer, schedule, precision
-        self.clip, self.trace, self.cut, self.unsynced = clip, trace, cut, unsynced
+        self.clip, self.trace, self.cut, self.unsynced, self.shards = clip, trace, cut, unsynced, shards
         self.scaler = precision.grad_scaler()
         self._skipped: int | Tensor = 0
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -55,7 +59,7 @@ class Stepper:
             self.trace.add(step + 1, {"grad_norm": self._clipped_norm()}, guarded="grad_norm")
             self.optimizer.step()
             return
-        if self.clip is not None:
+        if self.clip is not None or self.shards:  # only unscale_ tells the ranks of an overflow in one's shard
             self.scaler.unscale_(self.optimizer)
             self.trace.add(step + 1, {"grad_norm": self._clipped_norm()}, guarded=None)
         before = self.scaler._scale.clone()  # get_scale() would wait for the device
@@ -78,6 +82,4 @@ class Stepper:
 
     def _clipped_norm(self) -> Tensor:
         """The L2 norm of the gradient before it was clipped, where it is."""
-        if self.clip is not None:
-            return nn.utils.clip_grad_norm_(self._parameters, self.clip)
-        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        return clip_gradient(self._parameters, self.clip, self.shards)

@@ -121,11 +121,31 @@ def test_ranks_share_one_batch(count, batch, world, seed, start, augment):
     whole, = take(faces, start, 1, **options)
     parts = [take(faces, start, 1, rank=rank, world=world, **options)[0] for rank in range(world)]
     assert all(len(part.label) == batch // world for part in parts)
-    # Rank r has every world-th image from the r-th on: interleaved they are the batch, with all its draws.
-    def interleaved(fields):
-        return torch.stack(fields, 1).flatten(0, 1) if isinstance(fields[0], torch.Tensor) else fields[0]
+    # One after another they are the batch, with all its draws.
+    assert_equal(together(parts), whole)
 
-    assert_equal(Batch(*(interleaved(fields) for fields in zip(*parts, strict=True))), whole)
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_share_uneven_batches_too_and_the_last_of_an_epoch_if_kept(faces, world):
+    options = dict(batch=5, sizes=SIZES, drop_last=False)
+    whole = take(faces, 0, 5, **options)
+    assert [len(batch.label) for batch in whole] == [5, 5, 5, 5, 3]
+    assert sorted(image for batch in whole for image in which(batch)) == list(range(23))
+    if world == 4:
+        with pytest.raises(ValueError, match="the last batch of an epoch has 3 of 23 images, fewer than 4 processes"):
+            TrainingBatches(faces, rank=0, world=world, **options)
+        return
+    parts = [take(faces, 0, 5, rank=rank, world=world, **options) for rank in range(world)]
+    for rows, batch in zip(zip(*parts), whole, strict=True):
+        assert_equal(together(rows), batch)
+        assert max(len(part.label) for part in rows) - min(len(part.label) for part in rows) <= 1
+    batches = [TrainingBatches(faces, rank=rank, world=world, **options) for rank in range(world)]
+    assert all(not b.even and b.least == min(len(part.label) for rows in parts for part in rows) for b in batches)
+
+
+def together(parts) -> Batch:
+    """The ranks' batches one after another."""
+    return Batch(*(torch.cat(fields) if isinstance(fields[0], torch.Tensor) else fields[0] for fields in zip(*parts, strict=True)))
 
 
 def test_every_image_once_per_epoch(faces):
@@ -249,7 +269,7 @@ def test_replacements_are_the_same_whoever_makes_the_batch(workers):
     ranks = [take(faces, 0, 6, rank=rank, world=2, **options) for rank in range(2)]
     for left, right, both in zip(*ranks, whole):
         assert sorted(left.skipped + right.skipped) == sorted(both.skipped)
-        assert torch.equal(torch.stack([left.label, right.label], 1).flatten(), both.label)
+        assert torch.equal(torch.cat([left.label, right.label]), both.label)
 
 
 def test_a_set_that_cannot_be_read_at_all_ends_the_training():
@@ -270,11 +290,11 @@ def test_workers_end_with_the_iterator(faces):
     assert error.tb is not None and not multiprocessing.active_children()  # though the traceback keeps its frames alive
 
 
-def test_too_few_images_and_uneven_ranks_are_refused(faces):
+def test_too_few_images_are_refused(faces):
     with pytest.raises(ValueError, match="batch of 24.*got 23"):
         TrainingBatches(faces, batch=24, sizes=[14])
-    with pytest.raises(ValueError, match="multiple of 2 for 2 processes, got 5"):
-        TrainingBatches(faces, batch=5, sizes=[14], world=2)
+    with pytest.raises(ValueError, match="multiple of 1, and 6 or more for 6 processes, got 5"):
+        TrainingBatches(faces, batch=5, sizes=[14], world=6)
 
 
 @pytest.mark.parametrize("augment", ["flip", "surveillance"])

@@ -20,11 +20,11 @@ from askd.teachers import fold_batch_norms
 SMALL = {
     "iresnet, parallel cbam": lambda: IResNet(
         (1, 1, 1, 1), (8, 8, 16, 16), attention="cbam", cbam_order="parallel", reduction=4, embedding=12),
-    "mobilefacenet, cbam": lambda: MobileFaceNet((1, 2, 1), attention="cbam", reduction=8, embedding=12),
-    "cmt, bam": lambda: CMT((8, 16, 24, 32), (1, 2, 1, 1), 2, 4, attention="bam", reduction=4, embedding=12),
+    "mobilefacenet, cbam": lambda: MobileFaceNet((0, 1, 0), attention="cbam", reduction=8, embedding=12),
+    "cmt, bam": lambda: CMT((8, 16, 24, 32), (1, 1, 1, 1), 2, 4, attention="bam", reduction=4, embedding=12),
     "timm": lambda: TimmBackbone("resnet10t", embedding=12),
 }
-ATTENDED = {"iresnet, parallel cbam": 4, "mobilefacenet, cbam": 7, "cmt, bam": 5, "timm": 0}
+ATTENDED = {"iresnet, parallel cbam": 4, "mobilefacenet, cbam": 4, "cmt, bam": 4, "timm": 0}
 
 
 def images(count=2):

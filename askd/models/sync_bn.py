@@ -1,0 +1,89 @@
+"""Batch norm over the whole batch that lies on several ranks: torch's SyncBatchNorm on CUDA, the same for the CPU, which torch's refuses."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from askd.collectives import reduce_sum, world_size
+
+
+def synchronise_batch_norms(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with its batch norms so, parameters and buffers being the same tensors; nothing to do for one process."""
+    if world_size() == 1:
+        return network
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for name, child in network.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(network, name, _WholeBatchNorm.like(child))
+        else:
+            synchronise_batch_norms(child, device)
+    return network
+
+
+class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm1d and 2d on the CPU; every rank has at least one row."""
+
+    @classmethod
+    def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> _WholeBatchNorm:
+        """With a plain batch norm's parameters, buffers and options."""
+        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
+        return made
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim not in (2, 4):
+            raise ValueError(f"expected (B, C) or (B, C, H, W), got {tuple(x.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._over_ranks(x) if self.training else super().forward(x)
+
+    @torch.compiler.disable  # its collectives are no part of a graph
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        normalised, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        return normalised
+
+
+class _Normalise(torch.autograd.Function):
+    """weight * (x - mean) / sqrt(variance + eps) + bias with the statistics of all ranks' rows, which are returned besides.
+
+    The passes over x are torch's own batch norm, told what the statistics are. Its gradient then lacks what flows through them:
+    -weight / sqrt(variance + eps) / count * (sum of dy + x_hat * sum of dy x_hat), sums over all ranks.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        here = wide.numel() // wide.shape[1]
+        sums = reduce_sum(torch.cat([wide.sum(axes), wide.new_full((1,), here)]))
+        count = sums[-1]
+        mean = sums[:-1] / count
+        # The deviation from the ranks' common mean, in a second exchange: sums of squares would cancel.
+        own_variance, own_mean = torch.var_mean(wide, axes, correction=0)
+        variance = reduce_sum(here * (own_variance + (own_mean - mean).square())) / count
+        normalised = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, count)
+        return normalised, mean, variance, count
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_):
+        x, weight, mean, variance, count = ctx.saved_tensors
+        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True],
+        )
+        sum_dy, sum_dy_x = reduce_sum(torch.stack([dbias, dweight])) / count
+        inverse = (variance + ctx.eps).rsqrt()
+        slope = weight * inverse
+        through_x = slope * inverse * sum_dy_x
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        through_mean = slope * sum_dy - through_x * mean
+        dx = dx - (through_x.view(shape) * x + through_mean.view(shape)).to(dx.dtype)
+        return dx, dweight, dbias, None
