@@ -181,8 +181,9 @@ def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None
             for place, model in enumerate(models):
                 mine = [row for row in rows if (row.model, row.size, row.part) == (model, size, part)]
                 for style, value in (("-", "same"), ("--", "other")):
-                    axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, linewidth=1.6, markersize=4.5,
-                              color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face".replace("$", r"\$"))
+                    label = f"{model}, {value} face".replace("$", r"\$")  # a name, no formula
+                    axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, label=label, linewidth=1.6,
+                              markersize=4.5, color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)])
             axes.set_ylim(bottom=0)
             dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(models), fontsize=9)

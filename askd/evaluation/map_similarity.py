@@ -19,8 +19,8 @@ PARTS = ("channel", "spatial")
 class MapDistance:
     """Mean 1 - cos, in [0, 2], of one network's maps of one block at `size` pixels to its teacher's at 112.
 
-    space: of maps after the sigmoid, or of logits before it. block: from 0, downwards through the network. same, other: to the teacher's map of the same face, and of another face. low, high:
-    95 % interval of other - same over the faces (Student's t; None for a single face).
+    space: `maps`, after the sigmoid, or `logits`, before it. block: from 0, downwards through the network. same, other: to the teacher's
+    map of the same face, and of another face. low, high: 95 % interval of other - same over the faces (Student's t).
     """
 
     model: str
@@ -31,8 +31,8 @@ class MapDistance:
     block: int
     same: float
     other: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     faces: int
 
 

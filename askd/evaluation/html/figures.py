@@ -29,12 +29,15 @@ def over_size(title: str, rows: Sequence[Row], models: Sequence[str]) -> list[Ht
     ]
 
 
-def _over_size(title: str, label: str, values: dict[tuple[str, int], tuple[float, tuple[float, float] | None]], models: Sequence[str], most: float) -> Html:
+def _over_size(
+    title: str, label: str, values: dict[tuple[str, int], tuple[float, tuple[float, float] | None]], models: Sequence[str], most: float,
+) -> Html:
     lines = []
     for model in dict.fromkeys(model for model, _ in values):
         line = {size: value for (owner, size), value in sorted(values.items(), key=lambda one: -one[0][1]) if owner == model}
         words = [f"{model}, {size} px: {value:.4g}" + (" ({:.4g} to {:.4g})".format(*ends) if ends else "") for size, (value, ends) in line.items()]
-        lines.append(Line(model, models.index(model), [(size, value) for size, (value, _) in line.items()], [ends for _, ends in line.values()], words=words))
+        points, reach = [(size, value) for size, (value, _) in line.items()], [ends for _, ends in line.values()]
+        lines.append(Line(model, models.index(model), points, reach, words=words))
     seen = [number for value, ends in values.values() for number in (value, *(ends or ()))]
     ticks = linear_ticks(min(seen), min(max(seen), most))
     sizes = sorted({size for _, size in values}, reverse=True)
@@ -84,17 +87,15 @@ def curves_of(scored: Mapping[tuple, Scored], protocol: str) -> tuple[dict[tuple
 
 def rocs(curves: Curves, models: Sequence[str]) -> list[Html]:
     """TAR over log FAR, a chart per size."""
-    lowest = min((curve.far[0] for curve in curves.values()), default=0.1)
-    lowest = min(lowest, 0.1)  # a single impostor leaves no axis otherwise
+    lowest = min([0.1, *(curve.far[0] for curve in curves.values())])
     decades = range(int(np.ceil(np.log10(lowest) - 1e-9)), 1)
     across = Axis("FAR: impostors accepted", lowest, 1, [(10.0**power, f"1e{power}" if power else "1") for power in decades], log=True)
     up = Axis("TAR: genuine accepted (%)", 0, 100, [(t, f"{t}") for t in range(0, 101, 20)])
-    return [
-        chart(_at(size), [
-            Line(f"{model} (AUC {curve.auc:.4f})", models.index(model), [(far, 100 * tar) for far, tar in zip(curve.far, curve.tar)], marks=False, steps=True)
-            for (model, at), curve in curves.items() if at == size
-        ], across, up) for size in _sizes(curves)
-    ]
+    drawn = {
+        (model, size): Line(f"{model} (AUC {curve.auc:.4f})", models.index(model), [(far, 100 * tar) for far, tar in zip(curve.far, curve.tar)],
+                            marks=False, steps=True) for (model, size), curve in curves.items()
+    }
+    return [chart(_at(size), [line for (_, at), line in drawn.items() if at == size], across, up) for size in _sizes(curves)]
 
 
 def cmcs(curves: dict[tuple[str, Size], np.ndarray], models: Sequence[str]) -> list[Html]:

@@ -151,8 +151,8 @@ def _identification(findings: Findings, models: Sequence[str]) -> list[Html]:
             row, title = rows[0], f"{name}{f', {degradation}' if degradation else ''}"
             galleries = _listed(f"{images:,} images ({candidates:,} candidates, {mated:,} probes with a mate)"
                                 for images, candidates, mated in zip(row.gallery, row.candidates, row.mated))
-            parts += [tag("h3", title), tag("p", f"{row.probes:,} probes; gallery of {galleries}. In per cent, 95 % intervals by identity.", class_="note"),
-                      searches_table(rows, title), *_notes(rows)]
+            said = f"{row.probes:,} probes; gallery of {galleries}. In per cent, 95 % intervals by identity."
+            parts += [tag("h3", title), tag("p", said, class_="note"), searches_table(rows, title), *_notes(rows)]
             if findings.cmcs.get((name, degradation)):
                 parts += [tag("h3", f"{title}: CMC"), tag("div", figures.cmcs(findings.cmcs[name, degradation], models), class_="charts")]
     return parts
@@ -170,10 +170,11 @@ def _differences(findings: Findings) -> list[Html]:
         title = f"{', '.join(filter(None, key))}: every two models"
         parts += [tag("h3", title), comparisons_table(mine, title)]
     units = _listed(dict.fromkeys(d["unit"] for d in [*findings.differences, *findings.comparisons]))
-    parts += [tag("p", f"Both models on the same pairs or probes; 95 % intervals from the same resamples ({units}). Real: the interval excludes zero and, "
-                  "where McNemar's test was made, its p, adjusted for the number of tests, is below 0.05. Not shown: these data do not tell the two apart.",
-                  class_="note")]
-    return parts
+    return [*parts, tag(
+        "p", f"Both models on the same pairs or probes; 95 % intervals from the same resamples ({units}). Real: the interval excludes zero "
+        "and, where McNemar's test was made, its p, adjusted for the number of tests, is below 0.05. Not shown: these data do not tell the "
+        "two apart.", class_="note",
+    )]
 
 
 def _matrices(findings: Findings) -> list[Html]:
@@ -206,7 +207,8 @@ def _distances(findings: Findings, models: Sequence[str]) -> list[Html]:
         return []
     row = findings.distances[0]
     return [
-        tag("p", f"1 - cos of each network's attention maps ({'after' if row.space == 'maps' else 'before'} the sigmoid) and those of {row.teacher} at 112 px, over {row.faces} faces, block by block: "
+        tag("p", f"1 - cos of each network's attention maps ({'after' if row.space == 'maps' else 'before'} the sigmoid) and those of "
+            f"{row.teacher} at 112 px, over {row.faces} faces, block by block: "
             "on the same face, and on another face drawn at random. Faces are alike, so maps of two people are as well; what the distance to "
             "another face has beyond the distance to the same one is particular to the face.", class_="note"),
         distances_table(findings.distances, "distances of attention maps"),

@@ -82,9 +82,12 @@ img{{display:block;width:100%;height:auto;border-radius:3px}}
 .error figcaption small{{display:block;color:var(--muted);font-size:.92em}}
 .scale{{height:.7rem;max-width:16rem;border-radius:3px;margin:.4rem 0 0;background:linear-gradient(90deg,#440154,#3b528b,#21918c,#5ec962,#fde725)}}
 .scale+p{{display:flex;justify-content:space-between;max-width:16rem;margin:0}}
-.facts{{display:grid;grid-template-columns:minmax(7rem,max-content) minmax(0,1fr);gap:.15rem 1rem;font-size:.875rem;margin:.4rem 0}}
-.facts .facts{{margin:0;grid-column:1/-1;padding-left:1rem;border-left:2px solid var(--rule)}}
+.facts{{display:grid;grid-template-columns:fit-content(9rem) minmax(0,1fr);gap:.15rem 1rem;font-size:.875rem;margin:.4rem 0}}
+.facts dt{{overflow-wrap:anywhere}}
 .facts dd{{max-width:none}}
+.facts dt:has(+.below){{grid-column:1/-1}}
+.facts .below{{grid-column:1/-1;padding-left:.9rem;border-left:2px solid var(--rule)}}
+.facts .facts,.facts ol{{margin:0}}
 @media (max-width:30rem){{
  main{{padding:.75rem .9rem 2rem}}
  h1{{font-size:1.4rem}}

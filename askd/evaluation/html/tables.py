@@ -74,7 +74,8 @@ def comparisons_table(comparisons: Sequence[dict], label: str) -> Html:
         split, p = (f"{cases['first_only']:,} : {cases['second_only']:,}", _p(cases["p_holm"])) if cases else (DASH, DASH)
         body.append([f"{d['first']} − {d['second']}", size_name(d["size"]), d["figure"], _points_cell(d), _interval_bar(d, reach), split, p,
                      _verdict(is_real(d))])
-    head = ["first − second", "size", "figure", POINTS, "", ("alone right", tag("small", "first : second")), ("McNemar", tag("small", "p, Holm")), "verdict"]
+    head = ["first − second", "size", "figure", POINTS, "", ("alone right", tag("small", "first : second")), ("McNemar", tag("small", "p, Holm")),
+            "verdict"]
     return table(head, body, label, "differences")
 
 
@@ -110,7 +111,7 @@ def distances_table(rows: Sequence[MapDistance], label: str) -> Html:
     body = []
     for key in dict.fromkeys((row.model, row.size, row.part) for row in rows):
         mine = [row for row in rows if (row.model, row.size, row.part) == key]
-        apart = sum(row.low is not None and row.low > 0 for row in mine)
+        apart = sum(row.low > 0 for row in mine)
         same, other = (float(np.mean([getattr(row, name) for row in mine])) for name in ("same", "other"))
         body.append([key[0], size_name(key[1]), key[2], f"{same:.4f}", f"{other:.4f}", f"{other - same:+.4f}", f"{apart} of {len(mine)}"])
     head = ["model", "size", "maps", ("1 - cos", tag("small", "same face")), ("1 - cos", tag("small", "another face")),
@@ -119,12 +120,14 @@ def distances_table(rows: Sequence[MapDistance], label: str) -> Html:
 
 
 def facts(known: object) -> Html:
-    """Whatever is known, nested as it is: mappings as names and values, lists joined, everything as text."""
+    """Whatever is known, nested as it is: mappings as names and values (other mappings below their names), lists joined, everything as text."""
     if isinstance(known, Mapping):
-        return tag("dl", ((tag("dt", name), tag("dd", facts(value))) for name, value in known.items()), class_="facts")
+        return tag("dl", (
+            (tag("dt", name), tag("dd", facts(value), class_="below" if isinstance(value, Mapping) else None)) for name, value in known.items()
+        ), class_="facts")
     if isinstance(known, (list, tuple)):
         nested = any(isinstance(value, (Mapping, list, tuple)) for value in known)
-        return tag("ol", (tag("li", facts(value)) for value in known)) if nested else Html(tag("span", ", ".join(map(_plain, known))))
+        return tag("ol", (tag("li", facts(value)) for value in known)) if nested else tag("span", ", ".join(map(_plain, known)))
     text = _plain(known)
     return tag("code", text) if len(text) >= 40 and " " not in text else tag("span", text)
 

@@ -23,7 +23,8 @@ SAME = np.arange(200) < 80
 
 def row(model, size, accuracy, degradation="bicubic", **more):
     return Row(model, "lfw", size, "insightface", accuracy, 0.0125, 0.9 + accuracy / 100, (0.9, 0.95), "identity", 0.05,
-               {0.1: 0.8765, 1e-6: None}, 200, 80, 120, "", degradation, accuracy_interval=(accuracy - 0.01, accuracy + 0.01), tar_intervals={0.1: (0.8, 0.9)}, **more)
+               {0.1: 0.8765, 1e-6: None}, 200, 80, 120, "", degradation, accuracy_interval=(accuracy - 0.01, accuracy + 0.01),
+               tar_intervals={0.1: (0.8, 0.9)}, **more)
 
 
 def difference(value, low, high, **more):
@@ -56,9 +57,11 @@ def findings(name="student"):
 def test_every_part_is_there():
     text = " ".join("".join(part for part in Read(render(findings())).text).split())
     for said in (
-        "report of student", "98.76 ± 1.25", "97.76–99.76", "88.50 ± 1.25", "0.9000–0.9500", "87.65", "80.0–90.0", "too few", "80 genuine and 120 impostor",
+        "report of student", "98.76 ± 1.25", "97.76–99.76", "88.50 ± 1.25", "0.9000–0.9500", "87.65", "80.0–90.0", "too few",
+        "80 genuine and 120 impostor",
         "47.91", "46.0–49.0", "no TPIR", "+1.23", "+0.10 to +2.00", "−1.00", "31 : 12", "0.0421", "84.21", "83.33", "fedcba9876543210", "0123456789abcdef",
-        "1.2.3", "seed17", "Attention maps", "7 in all, the worst 1 first", "cosine 0.512, threshold 0.250", "student/1.jpg", "Grad-CAM", "another face", "3 of 3",
+        "1.2.3", "seed17", "Attention maps", "7 in all, the worst 1 first", "cosine 0.512, threshold 0.250", "student/1.jpg", "Grad-CAM",
+        "another face", "3 of 3",
         "Of 3 differences compared, 2 are real", "rank-1 47.9 %",
     ):
         assert said in text, said
