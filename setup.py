@@ -36,7 +36,7 @@ setup(
         "scipy>=1.17.1",
     ],
     extras_require={
-        "test": ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41",
+        "test": ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "setuptools>=68", "wheel>=0.41",
                  "pytorch-metric-learning>=2.9.0", "pillow>=13.0.0", "webdataset>=1.0.2"],
         "metric": ["pytorch-metric-learning>=2.9.0"],  # only head.kind=contrastive and triplet need it
         "webdataset": ["webdataset>=1.0.2"],  # only patterns such as train-{000..099}.tar need it

@@ -44,12 +44,16 @@ def build_backbone(recipe: Recipe, role: str, teacher: Backbone | OnnxNetwork | 
 
 
 def start_stages(network: nn.Module, source: nn.Module, name: str) -> None:
-    """Load what `network` has of the source's stages, strictly; its neck, of another width, stays as it is."""
+    """Load what `network` has of the source's stages, strictly; its neck, of another width, stays as it is.
+
+    Statistics that learners have each begin as the source's.
+    """
     own = network.state_dict()
     given = {key: value for key, value in source.state_dict().items() if not key.startswith("neck.")}
     kept = {key: value for key, value in own.items() if key.startswith("neck.")}
     if isinstance(network.stem, nn.Identity):  # a learner of plain heads has only what lies after the branch
         given = {key: value for key, value in given.items() if key in own}
+    given = {key: value.expand_as(own[key]) if key in own and value.ndim + 1 == own[key].ndim else value for key, value in given.items()}
     load_module(network, given | kept, name)
 
 

@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -26,8 +27,11 @@ from askd.engine.precision import choose_precision
 from askd.errors import CheckpointError, DataError, RecipeError
 from askd.evaluation import report, tables
 from askd.evaluation.differences import compare, differences_markdown, differences_text
-from askd.evaluation.drawing import draw_attention, draw_scores
+from askd.evaluation.drawing import draw_scores
+from askd.evaluation.exhibits import Exhibits, Views, attention_rows, errors_of, first_pairs, map_distances
 from askd.evaluation.gather import Lot, check, fingerprint, gather, images_of
+from askd.evaluation.html.figures import curves_of
+from askd.evaluation.html.report import Findings, write_html
 from askd.evaluation.longtable import write_csv
 from askd.evaluation.paired import Cell, compare_models, comparison_tables, comparisons_markdown
 from askd.evaluation.scored import RESAMPLES, Scored, score
@@ -40,8 +44,9 @@ from askd.training_data import show_rendering
 
 WHAT = "Score recognisers at every size of eval.sizes, on every set of eval.sets: pairs, galleries and templates. " \
        f"A model of models= is {FORMS}; MODEL may be NAME=MODEL."
-USAGE = "models=[MODEL,...] eval.sets=[SET,...] [eval.sizes=[112,56,28,14]] [out=report/] [cache=FOLDER] [key=value ...]  |  " \
-        "RUNS/RECIPE [seed=0] [key=value ...]"
+USAGE = "models=[MODEL,...] eval.sets=[SET,...] [eval.sizes=[112,56,28,14]] [out=report/] [cache=FOLDER] [errors=MODEL@SIZE] " \
+        "[key=value ...]  |  RUNS/RECIPE [seed=0] [key=value ...]"
+OWN = ("models=", "cache=", "errors=")  # keys that no other verb has
 ROLES = ("teacher", "baseline", "student")
 # Where no recipe says how: sets without a card, every protocol, every size against every other, and no format but the reference's.
 DEFAULTS = {
@@ -55,8 +60,8 @@ Line = report.Row | report.IdentificationRow
 def main(argv: list[str]) -> None:
     """`python -m askd.benchmark models=[...] key=value ...`, or `python -m askd.benchmark RUNS/RECIPE [key=value ...]`"""
     paths = [argument for argument in argv if "=" not in argument]
-    options = [argument for argument in argv if "=" in argument and not argument.startswith(("models=", "cache="))]
-    own = dict(argument.split("=", 1) for argument in argv if argument.startswith(("models=", "cache=")))
+    options = [argument for argument in argv if "=" in argument and not argument.startswith(OWN)]
+    own = dict(argument.split("=", 1) for argument in argv if argument.startswith(OWN))
     if len(paths) != ("models" not in own):
         raise RecipeError(f"usage: python -m askd.benchmark {USAGE}, got {' '.join(argv) or 'nothing'}")
     if "models" in own:
@@ -67,7 +72,7 @@ def main(argv: list[str]) -> None:
         out = Path(paths[0]) / "benchmark" / f"seed{_given(options, 'seed', '0')}"
     with dist.init_from_env(choose_device(recipe)) as device:
         models = models_named(own["models"], device, bool(recipe.compile)) if "models" in own else runs
-        benchmark(recipe, models, out, device, Path(own.get("cache", out / "cache")), shared=True)
+        benchmark(recipe, models, out, device, Path(own.get("cache", out / "cache")), shared=True, errors=own.get("errors"))
 
 
 def _given(options: list[str], key: str, default: str) -> str:
@@ -106,12 +111,14 @@ def models_named(given: str, device: torch.device, compile: bool = False) -> dic
 
 def benchmark(
     recipe: Recipe, models: Mapping[str, Path | Embedder], out: Path, device: torch.device, cache: Path | None = None, shared: bool = False,
+    errors: str | None = None,
 ) -> None:
-    """Score every model on every set of `eval`, print the tables and write results.json, .csv, .md and the figures to `out`.
+    """Score every model on every set of `eval`, print the tables and write results.json, .csv, .md, report.html and the figures to `out`.
 
     models: by name, anything that `open_embedder` opens, or an Embedder, of a Python callable, say. cache: the folder where embeddings stay
     for the next time; None: they go when this is done. shared: every rank calls this, and takes its part in embedding; the main one does
-    all else. Otherwise the main rank alone may call it.
+    all else. Otherwise the main rank alone may call it. errors: MODEL@SIZE whose hardest errors are shown; None: the last model's, at
+    the smallest size it was made for.
     """
     sets = open_sets(recipe)
     embedders = {name: model if isinstance(model, Embedder) else open_embedder(model, device, bool(recipe.compile), name) for name, model in models.items()}
@@ -119,6 +126,7 @@ def benchmark(
     degradations = [degradation.name for degradation in recipe.eval.degradations] or [recipe.data.degradation.name]
     with counting("looking at", sum(len(images_of(one)) for one in sets)) as advance:
         lots = gather(sets, list(dict.fromkeys(recipe.eval.sizes)), advance)
+    mistaken = errors_named(errors, embedders, lots, lowest_size(recipe, embedders))
     passing = out / f".embeddings.{os.getpid()}"
     try:
         kept, unkept = Store(cache or passing), Store(passing)
@@ -130,7 +138,7 @@ def benchmark(
                 embedded[name, index, degradation] = embed_lot(embedder, lot, degradation, store, setting, advance)
         if dist.is_main():
             scored, rows, cross = score_all(recipe, lots, embedded)
-            present(recipe, sets, lots, embedders, setting, out, scored, rows, cross)
+            present(recipe, sets, lots, embedders, setting, out, scored, rows, cross, mistaken)
     finally:
         shutil.rmtree(passing, ignore_errors=True)
 
@@ -183,7 +191,7 @@ def _score(one: EvaluationSet, probes: tuple, protocols: list[str], gallery: tup
 
 def present(
     recipe: Recipe, sets: list[EvaluationSet], lots: list[Lot], embedders: dict[str, Embedder], setting: Setting, out: Path,
-    scored: dict[Cell, Scored], every: list[Line], cross: list[Line],
+    scored: dict[Cell, Scored], every: list[Line], cross: list[Line], mistaken: tuple[str, report.Size] | None,
 ) -> None:
     """Write what was found to `out`, and print the tables."""
     rows = [row for row in every if isinstance(row, report.Row)]
@@ -204,20 +212,66 @@ def present(
         "sets": {one.name: {"sha256": hashes[one.name], "images": len(images_of(one))} for one in sets},
         "differences": differences, "versions": {**VERSIONS, "numpy": np.__version__, "python": platform.python_version()},
     }
+    exhibits = exhibit(recipe, lots, embedders, setting, scored, mistaken)
     out.mkdir(parents=True, exist_ok=True)
-    report.write_json(out / "results.json", rows, context, identification, cross=cross, comparisons=comparisons)
+    attention = [asdict(row) for row in exhibits.distances]
+    report.write_json(out / "results.json", rows, context, identification, cross=cross, comparisons=comparisons, attention=attention)
     write_csv(out / "results.csv", [*every, *cross])
     matrix = [row for row in every if getattr(row, "protocol", None) in (None, recipe.eval.protocols[0].name, "templates")] + cross if cross else []
     parts = [tables.markdown(rows, identification), tables.cross_markdown(matrix), differences_markdown(differences), comparisons_markdown(comparisons)]
     report.write_whole(out / "results.md", lambda path: path.write_text("\n".join(filter(None, parts)), encoding="utf-8"))
+    exhibits.draw(out)
     draw_scores(scored, rows, matrix, recipe.eval.protocols[0].name, out, shown(recipe, scored))
-    lowest = min(recipe.data.sizes if "student" in embedders else recipe.eval.sizes)
-    draw_attention(embedders, lots[0], recipe.data.degradation.name, lowest, out, setting.device)
+    title = "Face recognition at low resolution" + (f": {recipe.name}" if recipe.name != DEFAULTS["name"] else "")
+    write_html(out / "report.html", Findings(
+        title, rows, identification, context, differences, comparisons, matrix, *curves_of(scored, recipe.eval.protocols[0].name),
+        exhibits.faces, exhibits.faces_note, exhibits.errors, exhibits.distances,
+    ))
     console = Console(width=min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH)
     for table in [*tables.tables(rows, identification), *tables.cross_tables(matrix), *comparison_tables(comparisons)]:
         console.print(table)
     if differences:
         print(differences_text(differences))
+
+
+def exhibit(
+    recipe: Recipe, lots: list[Lot], embedders: dict[str, Embedder], setting: Setting, scored: dict[Cell, Scored],
+    mistaken: tuple[str, report.Size] | None,
+) -> Exhibits:
+    """What is shown with faces, of the first degradation: where networks look, how alike their maps are, the hardest errors of `mistaken`."""
+    first, pairs = next(iter(scored))[2], first_pairs(lots)
+    views = Views(lots[0], first, setting.device, setting.quantise)
+    faces, note = attention_rows(embedders, views, lowest_size(recipe, embedders))
+    space = recipe.distill.attention.space.name if recipe.distill.attention else "maps"
+    distances = map_distances(embedders, views, list(dict.fromkeys(recipe.eval.sizes)), space)
+    errors = []
+    if mistaken and pairs:
+        (model, size), (lot, one, places) = mistaken, pairs
+        found = scored[one.name, model, first, size, recipe.eval.protocols[0].name]
+        if found.result.auc is not None:
+            errors = [errors_of(model, embedders[model], Views(lot, first, setting.device, setting.quantise), one, places, size, found)]
+    return Exhibits(faces, note, distances, errors)
+
+
+def lowest_size(recipe: Recipe, embedders: Mapping[str, object]) -> int:
+    """The smallest size that the last model was made for, as far as that is known."""
+    return min(recipe.data.sizes if "student" in embedders else recipe.eval.sizes)
+
+
+def errors_named(given: str | None, embedders: Mapping[str, object], lots: list[Lot], lowest: int) -> tuple[str, report.Size] | None:
+    """The model and size of errors=MODEL@SIZE, or those shown unless it is given; None without pairs."""
+    pairs = first_pairs(lots)
+    if pairs is None:
+        if given is not None:
+            raise RecipeError(f"errors={given}, but none of eval.sets has pairs")
+        return None
+    sizes = {str(size): size for size in pairs[0].sizes}
+    if given is None:
+        return list(embedders)[-1], sizes.get(str(lowest), min(pairs[0].sizes))
+    model, _, size = given.rpartition("@")
+    if model not in embedders or size not in sizes:
+        raise RecipeError(f"errors={given} must be MODEL@SIZE with MODEL among {', '.join(embedders)} and SIZE among {', '.join(sizes)}")
+    return model, sizes[size]
 
 
 def shown(recipe: Recipe, scored: dict[Cell, Scored]) -> list[tuple[str, report.Size]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from askd import cli
-from askd.benchmark import distinct_faces, open_sets
+from askd.benchmark import open_sets
 from askd.data.degrade import EVALUATION_OF, degrade
 from askd.data.loader import to_unit
 from askd.data.pairs import PairSet
@@ -16,6 +16,7 @@ from askd.engine.dist import init_from_env
 from askd.engine.precision import choose_precision
 from askd.errors import DataError, RecipeError
 from askd.evaluation.embed import decode_all, embed
+from askd.evaluation.exhibits import distinct_faces
 from askd.evaluation.figures import save
 from askd.evaluation.learner_figures import plot_learners, plot_masks, similarity_figure
 from askd.evaluation.learners import BINS, overall, similarities

@@ -86,7 +86,7 @@ def search(sight: Sight, probe: Path, folder: Path, far: float, top: int, index:
         print(f"{rank:>3}  {similarity:.4f}  {'*' if similarity >= threshold else ' '}  {name}")
     print(f"     * at or above {threshold:.4f}, the threshold for FAR {far:g} of one comparison at {face.size} px; {len(gallery):,} were made")
     shown = [face, *(sight.see(folder / name) for name in names)]
-    captions = [probe.name, *(f"{rank}. {name}: {similarity:.3f}" for rank, (name, similarity) in enumerate(zip(names, similarities), 1))]
+    captions = [probe.name, *(f"{rank}. {similarity:.3f} {Path(name).name}" for rank, (name, similarity) in enumerate(zip(names, similarities), 1))]
     draw(shown, captions, looks(sight, shown), f"{probe.name} among {len(gallery):,} faces, threshold {threshold:.3f}", out)
     print(f"figure {out}")
 

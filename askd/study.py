@@ -22,7 +22,7 @@ from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
 from askd.evaluation.comparison import plot_differences, tables
 from askd.method import teaches
-from askd.recipe import epochs, load
+from askd.recipe import epochs, fill_defaults, load
 from askd.schema import Recipe
 from askd.step_time import seconds_per_step
 from askd.study_plan import USAGE, Job, Study, parse
@@ -74,9 +74,15 @@ def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
     if job.method != "teacher":
         teacher = find_line(study, study.teacher_of(job), lines)
         taught_by = teacher and teacher["sha256"]
-    key = (study.recipe_name(), job.label, list(job.sizes), job.seed, study.settings(job), taught_by)
-    parts = ("recipe", "method", "sizes", "seed", "settings", "teacher")
-    return next((line for line in lines if tuple(line[part] for part in parts) == key), None)
+    key, settings = (study.recipe_name(), job.label, list(job.sizes), job.seed, taught_by), study.settings(job)
+    parts = ("recipe", "method", "sizes", "seed", "teacher")
+    return next((line for line in lines if tuple(line[part] for part in parts) == key and _of_today(line["settings"], settings) == settings), None)
+
+
+def _of_today(stored: dict, ours: dict) -> dict:
+    """The settings of a line, with the defaults of keys that came after it was written."""
+    sections = {name: part for name, part in stored.items() if isinstance(part, dict) and name not in ("rendered", "scored")}
+    return {**stored, **fill_defaults({"recipe": ours}, {"recipe": sections})["recipe"]}
 
 
 def read(path: Path) -> list[dict]:

@@ -113,7 +113,7 @@ class Study:
         """The command line of one run. teacher: where its teacher lies, once that is known."""
         given = [argument.replace("{seed}", str(job.seed)) for argument in self.given]
         every = sorted({112, *(size for sizes in self.sizes for size in sizes)}, reverse=True) if job.method == "teacher" else job.sizes
-        network = job.network or self.taught_as(job.method) if job.method != "teacher" else job.network
+        network = job.network if job.method == "teacher" else self.taught_as(job.method)
         # A teacher of another architecture is trained in a folder of its own, whatever checkpoint the recipe's own has.
         out = self.out / "runs" / "_".join(map(_slug, job.network)) if job.network else self.out / "runs"
         common = [*given, f"seed={job.seed}", f"out={out}", f"eval.sizes={list(every)}", *network, *(["teacher.checkpoint=null"] if network else [])]

@@ -115,6 +115,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     trunk = parallel(synchronise_batch_norms(trunk, device) if recipe.train.sync_bn else trunk, device)
     unit_head = head if head is None or is_sharded(recipe) else parallel(head, device)
     unit_trunk = torch.compile(trunk) if compiles else trunk
+    if compiles:  # but for logit's, whose heads count steps in Python
+        terms = {name: (weight, term if name == "logit" else torch.compile(term)) for name, (weight, term) in terms.items()}
     distiller = Distiller(
         unit_trunk, unit_head, (cache or teacher) if terms else None, terms, recipe.head.weight, make_own_terms(recipe), ranks,
         of_whole_batch(recipe),

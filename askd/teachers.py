@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from askd.engine.checkpoint import load_module, load_weights
 from askd.errors import CheckpointError
 from askd.models import make_backbone
-from askd.models.ensemble import Ensemble
+from askd.models.ensemble import Ensemble, LearnerNorm
 from askd.models.features import Backbone, Features
 from askd.models.imported import import_checkpoint
 from askd.models.onnx_network import OnnxNetwork
@@ -119,6 +119,8 @@ def fold_batch_norms(backbone: Backbone) -> Backbone:
             pairs = [(str(i), str(i + 1)) for i, layer in enumerate(module[:-1])
                      if type(layer) is nn.Conv2d and type(module[i + 1]) is nn.BatchNorm2d]
         for convolution, norm in pairs:
+            if isinstance(getattr(module, norm), LearnerNorm):  # several statistics for one convolution
+                continue
             setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
             setattr(module, norm, nn.Identity())
     return backbone

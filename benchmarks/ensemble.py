@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from askd.backbone import build_backbone
-from askd.models.ensemble import Ensemble
+from askd.models.ensemble import Ensemble, LearnerNorm
 from askd.models.features import Features
 from askd.recipe import load
 from askd.step_time import seconds_per_step
@@ -37,20 +37,19 @@ class Looped(Ensemble):
 
     def forward_all(self, x: Tensor) -> Features:
         shared, attention, stages = self.trunk.through(x, 0, self.branch)
-        learners = []
-        for learner in range(self.learners):
-            masked = shared * self.mask(shared, learner)
-            learners.append(self.trunk.neck(self.trunk.through(masked, self.branch)[0]))
-        learners = torch.stack(learners, 1)
+        learners = torch.cat([
+            self.trunk.neck(self.trunk.through(shared * self.mask(shared, learner), self.branch)[0])[:, None] for learner in range(self.learners)
+        ], 1)
         return Features(F.normalize(learners.float(), dim=2).flatten(1), tuple(attention), tuple(stages), learners=learners)
 
     def mask(self, x: Tensor, learner: int) -> Tensor:
-        """One learner's mask, by its own part of every grouped weight."""
+        """One learner's mask, by its own part of every weight."""
         def part(whole: Tensor) -> Tensor:
             return whole.chunk(self.learners)[learner]
 
         def norm(x: Tensor, bn: torch.nn.BatchNorm2d) -> Tensor:
-            return F.batch_norm(x, None, None, part(bn.weight), part(bn.bias), True, 0.0, bn.eps)
+            weight, bias = (bn.weight, bn.bias) if len(bn.weight) == x.shape[1] else (part(bn.weight), part(bn.bias))
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, bn.eps)
 
         for block in self.masks.blocks:
             bn1, conv1, bn2, act, conv2, bn3 = block.residual
@@ -63,6 +62,9 @@ def build_looped(*given):
     """build_backbone, with the loop in the ensemble's place."""
     network = build_backbone(*given)
     network.__class__ = Looped  # the very same weights
+    for module in network.modules():
+        if isinstance(module, LearnerNorm):  # of one learner at a time
+            module.running_mean, module.running_var = module.running_mean[:1], module.running_var[:1]
     return network
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from askd.collectives import Ranks, rank, world_size
+from askd.collectives import rank, world_size
 from askd.engine.gradient import clip_gradient
 from askd.engine.optimizer import make_optimizer
 from askd.engine.rows import update_seen_rows

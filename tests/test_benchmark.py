@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from askd import benchmark as benchmark_module
-from askd.benchmark import main
+from askd.benchmark import errors_named, main
 from askd.data.cards import load_card, open_set
 from askd.data.decode import decode_rgb
 from askd.data.degrade import degrade, upsample
@@ -22,7 +23,7 @@ from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError, RecipeError
 from askd.evaluation import scored
 from askd.evaluation.differences import differences_text
-from askd.evaluation.drawing import distinct_faces
+from askd.evaluation.exhibits import distinct_faces
 from askd.evaluation.gather import Encoded
 from askd.teachers import load_backbone, weights_hash
 from tiny import distilled, run, world  # noqa: F401, fixtures
@@ -85,7 +86,8 @@ def test_numbers_are_those_by_hand(runs, world, tmp_path):  # noqa: F811
     for role in ROLES:
         assert results["context"]["models"][role]["sha256"] == weights_hash(load_backbone(runs / role / "seed0")[0])
     assert {path.name for path in (runs / "benchmark" / "seed0").iterdir()} == {
-        "results.json", "results.csv", "results.md", "accuracy.png", "roc.png", "attention.png", "cache",
+        "results.json", "results.csv", "results.md", "report.html", "accuracy.png", "roc.png", "attention.png", "attention_similarity.png",
+        "errors.png", "cache",
     }
 
 
@@ -136,7 +138,8 @@ def test_searches_and_templates_are_those_by_hand(runs, opened, tmp_path, capsys
     }
     assert {(r["set"], r["protocol"]) for r in results["rows"]} == {("verify", "exact"), ("pooled", "templates")}
     assert {path.name for path in out.iterdir()} == {
-        "cache", "results.json", "results.csv", "results.md", "accuracy.png", "roc.png", "attention.png", "cmc_gallery.png", "cmc_small.png", "cmc_pooled.png",
+        "cache", "results.json", "results.csv", "results.md", "report.html", "accuracy.png", "roc.png", "attention.png", "attention_similarity.png",
+        "errors.png", "cmc_gallery.png", "cmc_small.png", "cmc_pooled.png",
     }
     for role in ROLES:
         network = load_backbone(runs / role / "seed0")[0].eval()
@@ -164,8 +167,25 @@ def test_searches_and_templates_are_those_by_hand(runs, opened, tmp_path, capsys
         searched["small", "student", "native"]["figures"]["rank-1"] - searched["small", "baseline", "native"]["figures"]["rank-1"])
     for what in ("small: identification", "rank-1", "FPIR 0.1", "native", "pooled: TAR (%) @ FAR 0.0001"):
         assert what in printed and ("rank-1" in (out / "results.md").read_text())
-    main([*arguments, "eval.sets=[gallery,small,pooled,verify]"])
-    assert (out / "results.json").read_text() == text
+    page = (out / "report.html").read_bytes()
+    assert all(f"{100 * r['figures']['rank-1']:.2f}".encode() in page for r in results["identification"])
+    main([*arguments, "eval.sets=[gallery,small,pooled,verify]", "errors=student@14"])  # as by default: the last model, where it was trained
+    assert (out / "results.json").read_text() == text and (out / "report.html").read_bytes() == page
+
+
+def test_whose_errors_are_shown():
+    models, lot = {"teacher": None, "student": None}, SimpleNamespace(sizes=(112, 28, 14), sets=[(pair_set(None, [0], [1], 2), np.arange(2))])
+    assert errors_named("teacher@28", models, [lot], 14) == ("teacher", 28)
+    assert errors_named(None, models, [lot], 28) == ("student", 28) and errors_named(None, models, [lot], 24) == ("student", 14)
+    native = SimpleNamespace(sizes=("native",), sets=lot.sets)
+    assert errors_named(None, models, [native], 14) == ("student", "native") == errors_named("student@native", models, [native], 14)
+    for wrong in ("student", "student@24", "nobody@14", "@"):
+        with pytest.raises(RecipeError, match="MODEL@SIZE with MODEL among teacher, student and SIZE among 112, 28, 14"):
+            errors_named(wrong, models, [lot], 14)
+    searched = SimpleNamespace(sizes=(112,), sets=[(SimpleNamespace(), np.arange(2))])
+    assert errors_named(None, models, [searched], 14) is None
+    with pytest.raises(RecipeError, match="none of eval.sets has pairs"):
+        errors_named("student@112", models, [searched], 14)
 
 
 def decoded(data: bytes) -> np.ndarray:

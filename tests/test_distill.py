@@ -52,7 +52,8 @@ def test_one_command_does_it_all(distilled):  # noqa: F811
         kept = sorted(path.name for path in (distilled.of(role) / "checkpoints").iterdir())
         assert kept == ["step_00000002.pt", "step_00000003.pt"]
     assert {path.name for path in (distilled.folder / "benchmark" / "seed0").iterdir()} == {
-        "results.json", "results.csv", "results.md", "accuracy.png", "roc.png", "attention.png",
+        "results.json", "results.csv", "results.md", "report.html", "accuracy.png", "roc.png", "attention.png",
+        "attention_similarity.png", "errors.png",
     }
     exported = {"student.onnx", "student.pt2", "model.safetensors", "meta.json", "README.md"}
     assert {path.name for path in (distilled.folder / "export" / "seed0").iterdir()} == exported

@@ -8,10 +8,11 @@ import timm
 import torch
 
 from askd.embedders import from_callable, open_embedder
+from askd.engine.checkpoint import save_weights
 from askd.errors import CheckpointError
 from askd.models.features import AttentionMaps
 from askd.teachers import load_backbone, weights_hash
-from exported import exported  # noqa: F401, fixture
+from exported import META_OF_RUN, make_network
 from means import write
 
 CPU = torch.device("cpu")
@@ -19,27 +20,33 @@ PIXELS = torch.randint(0, 256, (3, 3, 112, 112), dtype=torch.uint8, generator=to
 UNIT = (PIXELS.float() - 127.5) / 127.5
 
 
-def test_a_run_folder_is_its_network(exported):  # noqa: F811
-    embedder = open_embedder(exported.run, CPU)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with a network in it."""
+    folder = tmp_path_factory.mktemp("runs") / "mini" / "student" / "seed3"
+    save_weights(folder, make_network().state_dict(), META_OF_RUN)
+    return folder
+
+
+def test_a_run_folder_is_its_network(run):
+    embedder = open_embedder(run, CPU)
     with torch.no_grad():
-        expected = exported.backbone(UNIT)
+        expected = make_network().eval()(UNIT)
     torch.testing.assert_close(embedder.embed(UNIT), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(embedder.embed(PIXELS), embedder.embed(UNIT), rtol=1e-4, atol=1e-5)  # bytes are the same faces
     maps = embedder.look(UNIT).attention
     assert maps and isinstance(maps[0], AttentionMaps) and embedder.module is not None
-    assert embedder.sha256 == weights_hash(load_backbone(exported.run)[0]) and embedder.name == "untrained"
-    assert open_embedder(f"mine={exported.run}", CPU).name == "mine"
+    assert embedder.sha256 == weights_hash(load_backbone(run)[0]) and embedder.name == "mini/student/seed3"
+    assert open_embedder(f"mine={run}", CPU).name == "mine"
     assert not embedder.embed(UNIT.clone().requires_grad_()).requires_grad
 
 
-def test_an_export_and_an_onnx_file_are_what_they_were_made_of(exported, tmp_path):  # noqa: F811
-    ours = open_embedder(exported.run, CPU).embed(UNIT)
-    onnx = open_embedder(exported.folder / "student.onnx", CPU)
-    torch.testing.assert_close(onnx.embed(UNIT), ours, rtol=1e-3, atol=1e-3)
-    assert (onnx.name, onnx.look(UNIT).attention, onnx.module) == ("student", (), None) and "InsightFace" in onnx.input
+def test_an_onnx_file_and_a_pack_with_it(tmp_path):
     path = write(tmp_path / "r50.onnx")
-    assert open_embedder(tmp_path, CPU).name == "r50"  # a pack
-    torch.testing.assert_close(open_embedder(path, CPU).embed(PIXELS), UNIT.mean((2, 3)), rtol=1e-4, atol=1e-4)
+    for spec in (path, tmp_path):
+        embedder = open_embedder(spec, CPU)
+        torch.testing.assert_close(embedder.embed(PIXELS), UNIT.mean((2, 3)), rtol=1e-4, atol=1e-4)
+        assert (embedder.name, embedder.look(UNIT).attention, embedder.module) == ("r50", (), None) and "InsightFace" in embedder.input
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from askd.errors import CheckpointError, RecipeError
 from askd.recipe import load
 from askd.resources import list_resources
-from askd.study import read, report
+from askd.study import find_line, read, report
 from askd.study_plan import Job, parse
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
@@ -97,6 +97,23 @@ def test_a_line_cut_short_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="results.jsonl:2 is no line of JSON"):
         read(tmp_path / "results.jsonl")
     assert read(tmp_path / "none.jsonl") == []
+
+
+def test_a_line_from_before_a_key_existed_still_counts():
+    study, _ = parse(["recipe=lfw_x8", "methods=[base,askd]", "seeds=1"])
+    teacher, job = study.teachers()[0], Job("askd", (14,), 0)
+    lines = [
+        {"recipe": "lfw_x8", "method": one.method, "sizes": list(one.sizes), "seed": 0, "settings": json.loads(json.dumps(study.settings(one))),
+         "teacher": None if one is teacher else "t", "sha256": "t"} for one in (teacher, job)
+    ]
+    assert find_line(study, job, lines) is lines[1]
+    for line in lines:
+        del line["settings"]["network"]["dropout"], line["settings"]["train"]["clip"]
+    del lines[1]["settings"]["distill"]["attention"]["distance"]
+    assert find_line(study, teacher, lines) is lines[0] and find_line(study, job, lines) is lines[1]
+    lines[1]["settings"]["train"]["clip"] = 3.0
+    assert find_line(study, job, lines) is None
+    assert find_line(study, Job("askd", (14,), 0), lines[1:]) is None  # no teacher, no student
 
 
 def test_older_results_can_still_be_reported():

@@ -38,6 +38,20 @@ def test_factories_take_the_keys_of_their_field(name):
     assert set(inspect.signature(TERMS[name]).parameters) - {"heads", "ranks"} == schema_of(name)
 
 
+@pytest.mark.parametrize("name, options", [
+    ("attention", dict(space="maps", reduction="mean", channel=1.0, spatial=1.0)),
+    ("feature", dict(distance="cosine", hint="none", stages=[1, 4])),
+    ("relation", dict(distance=1.0, angle=2.0, cross=1.0)),
+    ("embedding", dict(distance="cosine", projection="none")),
+])
+def test_a_term_is_one_graph_where_it_is_compiled(name, options):
+    torch.manual_seed(0)
+    ours, theirs = (IResNet(**SMALL, embedding=8).eval().forward_all(torch.randn(3, 3, 112, 112)) for _ in range(2))
+    term, label = TERMS[name](**options), torch.zeros(3, dtype=torch.long)
+    compiled = torch.compile(term, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(ours, theirs, label), term(ours, theirs, label))
+
+
 def test_every_term_says_what_would_fit():
     assert set(REMEDIES) == set(TERMS)
 

@@ -45,7 +45,8 @@ def read_bin(path: Path | str) -> PairSet:
     """Read an InsightFace `.bin` (lfw, agedb_30, cfp_fp, ...): a pickle of (2P encoded images, P booleans).
 
     The pickle is read without running anything it names. Images with identical bytes are kept once. Ten contiguous
-    folds, as InsightFace has them, unless one of them would hold genuine pairs or impostors only: then `stratify`.
+    folds, as InsightFace has them, unless one of them would hold genuine pairs or impostors only: then `stratify`, or none where there
+    are fewer than ten of either.
     `identity` is None: images that genuine pairs link are one person, but two such groups may be the same person too.
     Raises DataError naming file, item and remedy.
     """
@@ -169,7 +170,12 @@ def stratify(same: np.ndarray, folds: int = FOLDS) -> np.ndarray:
 
 
 def default_folds(same: np.ndarray) -> np.ndarray:
-    """Fold of each pair of a list without folds: ten contiguous ones, or stratified where one would be of one kind."""
+    """Fold of each pair of a list without folds: ten contiguous ones, or stratified where one would be of one kind.
+
+    NO_FOLD throughout for fewer genuine pairs or impostors than folds: a mean over fewer folds would be another figure.
+    """
+    if min(np.count_nonzero(same), np.count_nonzero(~same)) < FOLDS:
+        return np.full(len(same), NO_FOLD, np.int16)
     fold = contiguous(len(same))
     genuine = np.bincount(fold, weights=same, minlength=FOLDS)
     mixed = (genuine > 0) & (genuine < np.bincount(fold, minlength=FOLDS))

@@ -160,11 +160,11 @@ def remove_stale_files(folder: Path) -> None:
 
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    partial = path.with_name(path.name + ".tmp")
+    partial, refused = path.with_name(path.name + ".tmp"), []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
-            write(file)
+            write(_Remembering(file, refused))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -172,8 +172,22 @@ def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
         with suppress(OSError):
             partial.unlink()
-        reason = str(error).splitlines()[0]
+        reason = str(refused[0] if refused else error).splitlines()[0]
         raise CheckpointError(f"cannot write {path} ({reason}); free some space or choose a writable folder") from error
+
+
+class _Remembering:
+    """A file to write to that keeps the error with which the disk refused: torch's zip writer says something else instead."""
+
+    def __init__(self, file: BinaryIO, refused: list[OSError]):
+        self.file, self.refused, self.flush = file, refused, file.flush
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.refused.append(error)
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

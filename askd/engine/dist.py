@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from torch import distributed, nn
 
 from askd.collectives import Ranks, rank, world_size
+from askd.errors import TrainingError
+
+SECONDS_TO_BE_STOPPED = 5  # in which torchrun, having seen who failed first, ends this process; it names the earliest error, in whole seconds
 
 
 def is_main() -> bool:
@@ -23,7 +27,7 @@ def init_from_env(device: str | torch.device = "cpu") -> Iterator[torch.device]:
     """Joins the process group that torchrun's environment describes, leaves it at exit; without torchrun does nothing.
 
     device: "cpu" (gloo) or "cuda" (nccl for device tensors, gloo for host tensors). Yields this rank's
-    device: with "cuda" under torchrun the one numbered LOCAL_RANK, made current.
+    device: with "cuda" under torchrun the one numbered LOCAL_RANK, made current. TrainingError where another process is lost meanwhile.
     """
     device = torch.device(device)
     if not distributed.is_available() or not distributed.is_torchelastic_launched():
@@ -32,9 +36,20 @@ def init_from_env(device: str | torch.device = "cpu") -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    store, number, world = next(distributed.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun's attempts share a store, and addresses of the last one lie in it (pytorch#135712)
+        store = distributed.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=number, world_size=world)
     try:
         yield device
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        time.sleep(SECONDS_TO_BE_STOPPED)
+        raise TrainingError(
+            f"rank {number} lost another process of the job; look for that one's error. Started again, training goes on from the newest checkpoint"
+        ) from error
     finally:
         distributed.destroy_process_group()
 

@@ -1,20 +1,11 @@
 """Which figures a benchmark draws, and of what."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from askd.data.gallery import IdentificationSet
-from askd.data.native import decode_native
-from askd.data.pairs import PairSet
-from askd.data.sets import EvaluationSet
 from askd.evaluation import figures
 from askd.evaluation.cross import headline, matrices, value_of
-from askd.evaluation.gather import Lot
-from askd.evaluation.overlay import look
 from askd.evaluation.report import NATIVE, IdentificationRow, Row, Size, size_name
 from askd.evaluation.roc import roc
 from askd.evaluation.scored import SEARCHED, Scored, ScoredPairs, ScoredSearches
@@ -63,38 +54,3 @@ def draw_scores(
 
 def _in_a_file_name(name: str) -> str:
     return name.replace("/", "_")
-
-
-def draw_attention(networks: Mapping[str, object], lot: Lot, degradation: str, lowest: int, out: Path, device: torch.device) -> None:
-    """attention.png: where each network looks, in some faces of a lot's first set, if all of them have maps.
-
-    networks: by name, each with `look`. The teacher is shown full-size faces, the others faces of `lowest` pixels, or as they are.
-    """
-    one, places = lot.sets[0]
-    chosen = places[distinct_faces(one, 4)].tolist()
-    seen = [decode_native(lot.images.encoded(index), lot.images.name(index), degradation) for index in chosen]
-    faces = torch.from_numpy(np.stack(seen).round().astype(np.uint8)).permute(0, 3, 1, 2)
-    size = 112 if NATIVE in lot.sizes else lowest
-    looks = {role: look(network.look, faces, 112 if role == "teacher" else size, degradation, device) for role, network in networks.items()}
-    if any(heat is None for _, heat in looks.values()):
-        return
-    hr = faces.permute(0, 2, 3, 1).numpy()
-    lr = next((seen for role, (seen, _) in looks.items() if role != "teacher"), hr)
-    figures.plot_attention([
-        figures.AttentionRow(
-            hr[i], lr[i], {role: heat[i] for role, (_, heat) in looks.items() if role == "teacher"},
-            {role: heat[i] for role, (_, heat) in looks.items() if role != "teacher"},
-        ) for i in range(len(chosen))
-    ], out / "attention.png")
-
-
-def distinct_faces(one: EvaluationSet, count: int) -> list[int]:
-    """Indices of `count` images spread over the set (over its probes, where it has some), of different people where people are known."""
-    if isinstance(one, PairSet):
-        shown, people = np.arange(len(one.images)), one.identity
-    elif isinstance(one, IdentificationSet):
-        shown, people = one.probe, one.identity[one.probe]
-    else:
-        shown, people = np.arange(len(one.images)), one.subject[one.template]
-    first = np.arange(len(shown)) if people is None else np.unique(people, return_index=True)[1]
-    return shown[first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]].tolist()

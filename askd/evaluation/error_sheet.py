@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from askd.data.loader import to_unit
 from askd.evaluation.attribution import attribute
+from askd.evaluation.figures import save
 from askd.evaluation.gradcam import Halves
 from askd.evaluation.hardest import Errors
 from askd.evaluation.overlay import overlay
-from askd.evaluation.report import Size, size_name, write_whole
+from askd.evaluation.report import Size, size_name
 
 
 @dataclass(frozen=True)
@@ -90,5 +91,5 @@ def plot_errors(errors: ShownErrors, path: str | os.PathLike) -> None:
             for place, (face, heat) in enumerate(zip(error.faces, error.heat)):
                 axes[place].imshow(face)
                 axes[place + 2].imshow(overlay(face, heat))
-    figure.suptitle(f"{errors.model} on {errors.set} at {size_name(errors.size)}; heat: {errors.heat or 'none'}", fontsize=9, y=1.03)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, facecolor="white"))
+    figure.suptitle(f"{errors.model} on {errors.set} at {size_name(errors.size)}; heat: {errors.heat or 'none'}", fontsize=9, parse_math=False)
+    save(figure, path)

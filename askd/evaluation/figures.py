@@ -165,7 +165,7 @@ def plot_attention(faces: Sequence[AttentionRow], path: str | os.PathLike) -> No
             extent = (-0.5, face.shape[1] - 0.5, face.shape[0] - 0.5, -0.5)
             layer = axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=0.6, interpolation="bilinear", extent=extent)
     bar = figure.colorbar(layer, ax=grid, shrink=min(1.0, 2.4 / len(faces)), aspect=18, pad=0.015, ticks=[0, 0.5, 1])
-    bar.set_label("attention")
+    bar.set_label("where it looks, from least to most")
     bar.outline.set_visible(False)
     save(figure, path)
 
@@ -182,7 +182,7 @@ def plot_distances(rows: Sequence[MapDistance], path: str | os.PathLike) -> None
                 mine = [row for row in rows if (row.model, row.size, row.part) == (model, size, part)]
                 for style, value in (("-", "same"), ("--", "other")):
                     axes.plot([row.block + 1 for row in mine], [getattr(row, value) for row in mine], style, linewidth=1.6, markersize=4.5,
-                              color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face")
+                              color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=f"{model}, {value} face".replace("$", r"\$"))
             axes.set_ylim(bottom=0)
             dress(axes, f"{part}, {size_name(size)}", "block", "1 - cos to the teacher's")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(models), fontsize=9)

@@ -22,9 +22,9 @@ class Halves(NamedTuple):
 
 
 def halves_of(network: object) -> Halves | None:
-    """The two parts of a network of ours (`forward_features`, `neck`) or timm's (`forward_features`, `forward_head`).
+    """The two parts of a network of ours (`forward_features`, then `neck`) or timm's (`forward_features`, then `forward_head`).
 
-    None for one without such parts: an ONNX file, any other callable.
+    None for one without such parts: an ensemble, an ONNX file, any other callable.
     """
     features = getattr(network, "forward_features", None)
     head = getattr(network, "forward_head", None) or getattr(network, "neck", None)

@@ -37,12 +37,16 @@ class TimmBackbone(nn.Module):
         """timm's own, in the network's own layout."""
         return self.trunk.forward_features(x)
 
+    def forward_head(self, features: Tensor) -> Tensor:
+        """From `forward_features` to the embedding: timm's own pooling, then the neck."""
+        return self.neck(self.trunk.forward_head(features, pre_logits=True))
+
     def forward_all(self, x: Tensor) -> Features:
         """Embedding and stages of one pass over (B, 3, 112, 112)."""
         if not self.feature_info:
             return Features(self(x), (), ())
         last, stages = self.trunk.forward_intermediates(x, output_fmt="NCHW")
-        return Features(self.neck(self.trunk.forward_head(last, pre_logits=True)), (), tuple(stages))
+        return Features(self.forward_head(last), (), tuple(stages))
 
 
 def _create(name: str) -> nn.Module:

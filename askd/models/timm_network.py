@@ -55,6 +55,14 @@ class TimmNetwork(nn.Module):
         """The embedding alone, (B, 3, 112, 112) -> (B, E)."""
         return self.forward_all(image).embedding
 
+    def forward_features(self, image: Tensor) -> Tensor:
+        """The last feature map, as timm has it: what Grad-CAM explains an embedding by."""
+        return self.backbone.forward_features(fed_pixels(image, self.input, self.side))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """From there to the embedding."""
+        return self.backbone.forward_head(features)
+
     def fed(self) -> str:
         """The input's convention in words."""
         return in_words(self.input, self._source, self.side)

@@ -17,6 +17,7 @@ SIDE = 112  # pixels: the side of every face the network itself sees
 LEAST_SIDE = 7  # pixels: sixteen times fewer than SIDE; less is no face
 MODEL, META = "student.onnx", "meta.json"
 MOST_BYTES = 1 << 31  # protobuf's own limit
+MOST_META_BYTES = 1 << 24
 
 
 class Recognizer:
@@ -66,11 +67,20 @@ class Recognizer:
                 pixels = np.ascontiguousarray(np.stack([faces[number] for number in some]).transpose(0, 3, 1, 2))
                 if self.input == "aligned":
                     pixels = (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
-                embeddings[some] = self._session.run(None, {self._input: pixels})[0]
+                embeddings[some] = self._run(pixels)
         if not np.isfinite(embeddings).all():
             bad = int(np.flatnonzero(~np.isfinite(embeddings).all(1))[0])
             raise CheckpointError(f"the model gives an embedding that is not finite for image {bad}; its weights are damaged: export it again")
         return embeddings
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            found = self._session.run(None, {self._input: pixels})[0]
+        except Exception as error:  # a graph that loads can still fail at its work
+            raise CheckpointError(f"{self.folder / MODEL} fails at {len(pixels)} faces ({_first_line(error)}); export it again") from None
+        if found.shape != (len(pixels), self.width):
+            raise CheckpointError(f"{self.folder / MODEL} gives {found.shape} for {len(pixels)} faces of {self.width} numbers; export it again")
+        return found
 
     def threshold(self, far: float, size: int) -> float:
         """The cosine from which two faces of about `size` pixels count as one person at that FAR, as measured at export.
@@ -114,8 +124,9 @@ def _read_export(folder: Path) -> tuple[bytes, dict, dict]:
         if not file.is_file():
             raise CheckpointError(f"no {file.name} in {folder}; give a folder that `python -m askd.export RUN out=FOLDER` wrote")
     try:
-        if (folder / MODEL).stat().st_size > MOST_BYTES:
-            raise CheckpointError(f"{folder / MODEL} is larger than any ONNX file can be; export it again")
+        for name, most in ((MODEL, MOST_BYTES), (META, MOST_META_BYTES)):
+            if (folder / name).stat().st_size > most:
+                raise CheckpointError(f"{folder / name} has more than {most:,} bytes, which no export has; export it again")
         model = (folder / MODEL).read_bytes()
         meta = json.loads((folder / META).read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from askd.engine import log as log_module
 from askd.engine.log import RunLog, Throughput, drop_lines_past
+from askd.errors import TrainingError
 
 
 class Clock:
@@ -100,6 +103,23 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch):
     consoles[0].file.close()
     screen = (tmp_path / "screen.txt").read_text()
     assert "accuracy [0.9]" in screen and "loss 1.25" in screen and "4/4" in screen
+
+
+def test_a_disk_that_refuses_the_curves_is_one_error(tmp_path, capsys):
+    """TensorBoard's thread meets it; nothing is printed there, and the next call here says what to do."""
+    figure = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(TrainingError, match="cannot write .*metrics.jsonl or TensorBoard's events beside it .*free some space"):
+        with RunLog(tmp_path, 4, "student") as log:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+            try:
+                for step in range(10_000):
+                    log.image("attention", figure, step)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+                signal.signal(signal.SIGXFSZ, before)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_throughput_leaves_evaluation_out(clock):

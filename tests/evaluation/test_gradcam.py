@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from torch import nn
 
 from askd.evaluation.gradcam import Halves, grad_cam, halves_of, scaled_heat
 from askd.models import make_backbone
+from askd.models.timm_network import TimmNetwork
 
 BASIS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 
@@ -39,7 +41,8 @@ def test_the_weight_is_the_mean_slope_over_positions():
 
 @pytest.mark.parametrize("network", [
     make_backbone("iresnet10", attention="none", embedding=16), timm.create_model("resnet10t", num_classes=16),
-], ids=["ours", "timm"])
+    make_backbone("timm/resnet10t", embedding=16),
+], ids=["ours", "timm", "timm as ours"])
 @pytest.mark.parametrize("paired", [True, False])
 def test_equals_a_transcription(network, paired):
     torch.manual_seed(0)
@@ -60,6 +63,14 @@ def test_equals_a_transcription(network, paired):
             naive += alpha * a.detach()[0, k]
         assert torch.allclose(found[one], naive.clamp_min(0), rtol=1e-3, atol=1e-6 + 1e-4 * float(naive.abs().max()))
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_timm_model_as_a_recogniser_is_cut_where_timm_cuts_it(tmp_path):
+    safetensors.torch.save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    network = TimmNetwork("resnet10t", tmp_path / "w.safetensors").eval()
+    halves, images = halves_of(network), torch.rand(2, 3, 112, 112) * 2 - 1
+    assert torch.allclose(halves.head(halves.features(images)), network(images), atol=1e-5)
+    assert grad_cam(halves, images).shape[0] == 2 and not network.training
 
 
 def test_heat_is_scaled_by_its_maximum_and_nothing_stays_nothing():

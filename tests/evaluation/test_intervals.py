@@ -25,6 +25,7 @@ from askd.evaluation.intervals import (
     thin_impostors,
 )
 from askd.evaluation.roc import area, roc, tar_at_far
+from askd.evaluation.verification import exact_threshold
 
 
 def auc_metric(scores, same):
@@ -104,19 +105,50 @@ def world(rng, people=40, images=4, separation=2.0):
 
 def test_identity_intervals_cover_and_pair_intervals_do_not():
     rng = np.random.default_rng(5)
-    covered = {"identity": 0, "pair": 0}
+    covered = {("identity", "auc"): 0, ("identity", "tar"): 0, ("pair", "auc"): 0, ("pair", "tar"): 0}
     runs = 100
+    at_a_tenth = NormalDist(0, 1.5**0.5).inv_cdf(0.9)  # the threshold of FAR 0.1
     for run in range(runs):
-        left, right, same, scores, truth = world(rng)
+        left, right, same, scores, auc = world(rng)
+        truth = {"auc": auc, "tar": 1 - NormalDist(2, 2**0.5).cdf(at_a_tenth)}
+        metrics = pair_metrics(scores, same, None, (0.1,))
         for resamples in (
             resample_identities(left, right, same, count=120, seed=run),
             resample_pairs(np.full(len(left), -1), count=60, seed=run),
         ):
-            interval = bootstrap(auc_metric(scores, same), resamples)
-            covered[interval.unit] += interval.low <= truth <= interval.high
+            drawn, values = draw(metrics, resamples), metrics(np.ones(len(same)))
+            for column, figure in ((0, "auc"), (2, "tar")):
+                interval = percentiles(values[column], drawn[:, column], resamples.unit)
+                covered[interval.unit, figure] += interval.low <= truth[figure] <= interval.high
     # Of 40 people, percentiles of 120 resamples fall a little short of 95 %; independent pairs would be far too sure.
-    assert 0.86 <= covered["identity"] / runs <= 0.99
-    assert covered["pair"] / runs < 0.8
+    for figure in ("auc", "tar"):
+        assert 0.86 <= covered["identity", figure] / runs <= 0.99
+        assert covered["pair", figure] / runs < 0.8
+
+
+def test_accuracy_at_thresholds_of_other_folds_is_covered():
+    """Genuine scores around 1, impostors around -1, both of deviation 1: the best threshold is 0 and decides 84.1 % rightly."""
+    rng, truth, covered, runs = np.random.default_rng(8), NormalDist().cdf(1), 0, 100
+    fold, same = np.arange(400) % 10, np.arange(400) // 10 % 2 == 0
+    for run in range(runs):
+        scores = rng.normal(size=400) + np.where(same, 1, -1)
+        thresholds = np.array([exact_threshold(scores[fold != k], same[fold != k]) for k in range(10)])
+        correct = (scores >= thresholds[fold]) == same
+        interval = bootstrap(accuracy_metric(correct), resample_pairs(fold, 80, seed=run))
+        covered += interval.low <= truth <= interval.high
+    assert 0.88 <= covered / runs <= 0.98  # held fixed, thresholds that are not quite the best cost a little
+
+
+def test_two_models_that_are_equally_good_differ_as_rarely_as_promised():
+    rng, contains, runs = np.random.default_rng(6), 0, 60
+    for run in range(runs):
+        left, right, same, scores, _ = world(rng)
+        two = [scores + rng.normal(size=len(scores)) for _ in range(2)]
+        resamples = resample_identities(left, right, same, count=80, seed=run)
+        first, second = (draw(pair_metrics(values, same, None, ()), resamples)[:, 0] for values in two)
+        interval = percentiles(0.0, first - second, resamples.unit)
+        contains += interval.low <= 0 <= interval.high
+    assert 0.88 <= contains / runs <= 0.99
 
 
 def test_a_paired_difference_is_narrower_than_two_intervals():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from askd.evaluation.map_similarity import MapDistance, compare_maps, gather_maps, others
+from askd.evaluation.map_similarity import MapDistance, Maps, compare_maps, gather_maps, others
 from askd.models import make_backbone
 from askd.models.features import AttentionMaps, Features
 
@@ -39,7 +39,7 @@ def test_equals_a_transcription(space):
         gap = np.subtract(other, same)
         half = 2.7764451 * gap.std(ddof=1) / 5**0.5  # Student's t with 4 degrees of freedom, 97.5 %
         assert (row.low, row.high) == (pytest.approx(gap.mean() - half, abs=1e-5), pytest.approx(gap.mean() + half, abs=1e-5))
-        assert (row.model, row.teacher, row.size, row.faces) == ("student", "teacher", 14, 5)
+        assert (row.model, row.teacher, row.size, row.space, row.faces) == ("student", "teacher", 14, space, 5)
 
 
 def test_a_network_is_at_no_distance_from_itself_and_another_face_is_farther():
@@ -61,11 +61,14 @@ def test_what_cannot_be_compared():
     none = gather_maps(lambda batch: Features(batch, (), ()), [torch.zeros(2)])
     some = gather_maps(network(attention(0)), [torch.arange(5)])
     assert compare_maps("student", "teacher", 14, none, some) == []
-    wide = {("channel", 0): np.ones((5, 9), np.float32), ("channel", 1): some["channel", 1]}
+    wide = Maps("maps", {("channel", 0): np.ones((5, 9), np.float32), ("channel", 1): some.of["channel", 1]})
     assert [row.block for row in compare_maps("student", "teacher", 14, wide, some)] == [1]  # another width: other blocks only
+    few = lambda count: Maps("maps", {key: maps[:count] for key, maps in some.of.items()})  # noqa: E731
     with pytest.raises(ValueError, match="maps of 4 and of 5 faces"):
-        compare_maps("student", "teacher", 14, {key: maps[:4] for key, maps in some.items()}, some)
+        compare_maps("student", "teacher", 14, few(4), some)
     with pytest.raises(ValueError, match="at least two faces"):
-        compare_maps("student", "teacher", 14, *[{key: maps[:1] for key, maps in some.items()}] * 2)
+        compare_maps("student", "teacher", 14, few(1), few(1))
+    with pytest.raises(ValueError, match="logits and maps cannot be compared"):
+        compare_maps("student", "teacher", 14, Maps("logits", some.of), some)
     with pytest.raises(ValueError, match="unknown space 'sigmoid'"):
         gather_maps(network(attention(0)), [], "sigmoid")

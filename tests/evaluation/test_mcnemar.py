@@ -31,8 +31,8 @@ def test_counts_what_only_one_decides_rightly():
 
 def test_models_that_are_alike_are_told_apart_as_rarely_as_promised():
     rng = np.random.default_rng(0)
-    found = [mcnemar(rng.random(400) < 0.9, rng.random(400) < 0.9).p for _ in range(500)]
-    assert 0.005 < np.mean(np.array(found) < 0.05) <= 0.06  # exact tests stay below their level
+    found = [mcnemar(rng.random(400) < 0.9, rng.random(400) < 0.9).p for _ in range(2000)]
+    assert 0.02 < np.mean(np.array(found) < 0.05) <= 0.05  # an exact test stays below its level
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,7 +1,6 @@
 """ABE's batched learners against a loop over learners, written from the paper's equation; what an ensemble shows to everybody else."""
 from __future__ import annotations
 
-import copy
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from askd.errors import RecipeError
 from askd.backbone import build_backbone
 from askd.models import make_backbone
-from askd.models.ensemble import Ensemble
+from askd.models.ensemble import Ensemble, LearnerNorm
 from askd.models.iresnet import IResNet
 from askd.recipe import load
 from askd.teachers import Frozen
@@ -24,7 +23,7 @@ def network(learners=3, branch=2, depth=2, kind="abe", seed=0, **options) -> Ens
     torch.manual_seed(seed)
     made = Ensemble(lambda: IResNet(**SMALL, embedding=5, **options), learners, branch, depth, kind).double()
     for module in made.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, LearnerNorm)):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
@@ -52,76 +51,95 @@ def attention_module(net: Ensemble, learner: int) -> nn.Module:
         def forward(self, x):
             return x + self.inner(x)
 
-    def alone(module):
+    def alone(module, shared=False):
+        parts = 1 if shared else net.learners
         if isinstance(module, nn.Conv2d):
-            groups = module.groups
-            made = nn.Conv2d(module.in_channels // groups, module.out_channels // groups, module.kernel_size, 1, module.padding,
+            made = nn.Conv2d(module.in_channels // module.groups, module.out_channels // net.learners, module.kernel_size, 1, module.padding,
                              bias=module.bias is not None)
         elif isinstance(module, nn.BatchNorm2d):
-            made = nn.BatchNorm2d(module.num_features // net.learners, eps=module.eps)
+            made = nn.BatchNorm2d(module.num_features // parts, eps=module.eps)
         else:
             made = nn.PReLU(module.num_parameters // net.learners)
-        made.load_state_dict({name: share(value, learner, net.learners) for name, value in module.state_dict().items()})
+        made.load_state_dict({name: share(value, 0 if shared else learner, parts) for name, value in module.state_dict().items()})
         return made
 
-    blocks = [Residual(nn.Sequential(*map(alone, block.residual))) for block in net.masks.blocks]
+    def block_alone(index, block):  # the norm of the first sees S's output, which is all learners' own
+        return Residual(nn.Sequential(*(alone(layer, index == 0 == place) for place, layer in enumerate(block.residual))))
+
+    blocks = [block_alone(index, block) for index, block in enumerate(net.masks.blocks)]
     return nn.Sequential(*blocks, alone(net.masks.last), nn.Sigmoid()).double()
 
 
-def by_equation(net: Ensemble, modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+def backbone_of(net: Ensemble, learner: int) -> IResNet:
+    """S and G as this learner sees them, a plain backbone: all weights are shared, G's batch norms have its own statistics."""
+    plain = IResNet(**SMALL, embedding=5).double()
+    plain.load_state_dict({
+        key: (value[learner] if value.ndim > own.ndim else value).clone()
+        for (key, own), value in zip(plain.state_dict().items(), net.trunk.state_dict().values(), strict=True)
+    })
+    return plain
+
+
+def by_equation(net: Ensemble, plain: list[IResNet], modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
     """B_m(x) = G(S(x) * A_m(S(x))), learner by learner (Kim et al., section 3.3)."""
     found = []
-    for attention in modules:
-        shared = net.trunk.stem(x)
-        for stage in net.trunk.stages[: net.branch]:
+    for backbone, attention in zip(plain, modules, strict=True):
+        shared = backbone.stem(x)
+        for stage in backbone.stages[: net.branch]:
             for block in stage:
                 shared, _ = block(shared)
         out = shared * attention(shared)
-        for stage in net.trunk.stages[net.branch :]:
+        for stage in backbone.stages[net.branch :]:
             for block in stage:
                 out, _ = block(out)
-        found.append(net.trunk.neck(out))
+        found.append(backbone.neck(out))
     return found
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("learners, branch, depth", [(1, 2, 1), (2, 1, 1), (3, 2, 2), (4, 4, 1)])
-def test_batched_learners_equal_a_loop_over_the_equation(learners, branch, depth):
-    net = network(learners, branch, depth).eval()
-    modules = [attention_module(net, m).eval() for m in range(learners)]
+def test_batched_learners_equal_a_loop_over_the_equation(learners, branch, depth, training):
+    net = network(learners, branch, depth).train(training)
+    plain = [backbone_of(net, m).train(training) for m in range(learners)]
+    modules = [attention_module(net, m).train(training) for m in range(learners)]
     features = net.forward_all(images())
-    loop = by_equation(net, modules, images())
+    loop = by_equation(net, plain, modules, images())
     for m, embedding in enumerate(loop):
         torch.testing.assert_close(features.learners[:, m], embedding, rtol=0, atol=1e-6)
     whole = torch.cat([F.normalize(embedding.float()) for embedding in loop], 1)
     torch.testing.assert_close(features.embedding, whole, rtol=0, atol=1e-6)
     torch.testing.assert_close(features.embedding.norm(dim=1), torch.full((4,), learners**0.5), rtol=0, atol=1e-5)
-    assert torch.equal(net(images()), features.embedding)
+    for m, backbone in enumerate(plain):  # the running statistics moved as in the loop
+        theirs = backbone.state_dict()
+        for key, value in net.trunk.state_dict().items():
+            torch.testing.assert_close(value[m] if value.ndim > theirs[key].ndim else value, theirs[key], rtol=0, atol=1e-6, msg=key)
 
 
-def test_gradients_equal_the_loop_s():
-    net = network().eval()
-    twin = copy.deepcopy(net)
-    modules = [attention_module(twin, m).eval() for m in range(3)]
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_equal_the_loop_s(training):
+    net = network().train(training)
+    plain = [backbone_of(net, m).train(training) for m in range(3)]
+    modules = [attention_module(net, m).train(training) for m in range(3)]
     weights = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (net.forward_all(images()).learners * weights).sum().backward()
-    (torch.stack(by_equation(twin, modules, images()), 1) * weights).sum().backward()
-    for (name, ours), theirs in zip(net.trunk.named_parameters(), twin.trunk.parameters()):
+    (torch.stack(by_equation(net, plain, modules, images()), 1) * weights).sum().backward()
+    for (name, ours), *theirs in zip(net.trunk.named_parameters(), *(backbone.parameters() for backbone in plain)):
         if ours.requires_grad:
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-6, msg=name)
-    for m, module in enumerate(modules):
-        ours = [share(value.grad, m, 3) for value in net.masks.parameters()]
-        for own, alone in zip(ours, module.parameters(), strict=True):
-            torch.testing.assert_close(own, alone.grad, rtol=0, atol=1e-6)
+            torch.testing.assert_close(ours.grad, sum(one.grad for one in theirs), rtol=1e-6, atol=1e-6)
+    for place, (name, ours) in enumerate(net.masks.named_parameters()):
+        theirs = [list(module.parameters())[place].grad for module in modules]
+        expected = sum(theirs) if name.startswith("blocks.0.residual.0") else torch.cat(theirs)
+        torch.testing.assert_close(ours.grad, expected, rtol=0, atol=1e-6, msg=name)
 
 
-def test_training_normalises_over_all_learners_together_after_the_branch_and_by_learner_before():
-    net = network()
-    modules = [attention_module(net, m).train() for m in range(3)]
-    twin = copy.deepcopy(net).train()
-    shared = twin.trunk.through(images(), 0, 2)[0]
-    every = torch.cat([shared * module(shared) for module in modules])  # learner after learner, images of all in one batch
-    expected = twin.trunk.neck(twin.trunk.through(every, 2)[0]).unflatten(0, (3, 4)).transpose(0, 1)
-    torch.testing.assert_close(net.train().forward_all(images()).learners, expected, rtol=0, atol=1e-6)
+def test_a_constant_offset_of_a_learner_is_taken_away():
+    """What a learner adds to every image alike must not count as diversity."""
+    net = network(branch=4).train()
+    shared = net.trunk.through(images(), 0, 4)[0]
+    moved = torch.cat([shared, shared + 3, shared - 2])
+    neck = net.trunk.neck(moved).unflatten(0, (3, 4))
+    torch.testing.assert_close(neck[1], neck[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(neck[2], neck[0], rtol=0, atol=1e-4)
 
 
 def test_heads_are_networks_of_their_own_after_the_branch():
@@ -144,7 +162,8 @@ def test_maps_and_stages_are_the_single_network_s_in_number_and_shape_and_means_
     assert [stage.shape for stage in ours.stages] == [stage.shape for stage in theirs.stages]
     shared, early, _ = net.trunk.through(images(), 0, 2)
     inputs = [shared * net.masks(shared)[:, m] for m in range(3)] if kind == "abe" else [shared] * 3
-    runs = [own.through(x, 2) for own, x in zip([net.trunk] * 3 if kind == "abe" else (net.trunk, *net.heads), inputs)]
+    owns = [backbone_of(net, m).eval() for m in range(3)] if kind == "abe" else [net.trunk, *net.heads]
+    runs = [own.through(x, 2) for own, x in zip(owns, inputs)]
     assert all(torch.equal(mine.spatial, block.spatial) for mine, block in zip(ours.attention, early))
     for place in range(2):
         for part in ("channel", "spatial"):
@@ -165,7 +184,7 @@ def test_frozen_it_is_the_same_function(kind):
     with torch.no_grad():
         expected = net(images().float())
         torch.testing.assert_close(Frozen(net, torch.device("cpu"))(images().float()).embedding, expected, rtol=0, atol=1e-5)
-    assert not any(isinstance(block.bn2, nn.BatchNorm2d) for stage in net.trunk.stages for block in stage)
+    assert not any(isinstance(block.bn2, nn.BatchNorm2d) for stage in net.trunk.stages[:2] for block in stage)
 
 
 def test_an_ensemble_may_start_from_a_single_network(tmp_path):
@@ -175,7 +194,7 @@ def test_an_ensemble_may_start_from_a_single_network(tmp_path):
         net = build_backbone(recipe, "student", single)
         own = net.state_dict()
         for key, value in single.state_dict().items():
-            assert key.startswith("neck.") or torch.equal(own[f"trunk.{key}"], value), key
+            assert key.startswith("neck.") or torch.equal(own[f"trunk.{key}"], value.expand_as(own[f"trunk.{key}"])), key
             if kind == "heads" and key.startswith("stages.3"):
                 assert torch.equal(own[f"heads.0.{key}"], value)
         assert own["trunk.neck.3.weight"].shape == (128, 128 * 49)
@@ -213,9 +232,12 @@ def test_on_the_other_backbones(name, kind):
     with torch.no_grad():
         features, x = net.forward_all(images(1).float()), images(1).float()
         shared, early, _ = net.trunk.through(x, 0, 3)
-        inputs = shared.unsqueeze(1) * net.masks(shared) if kind == "abe" else torch.stack([shared] * 2, 1)
-        for m, own in enumerate([net.trunk] * 2 if kind == "abe" else (net.trunk, *net.heads)):
-            torch.testing.assert_close(features.learners[:, m], own.neck(own.through(inputs[:, m], 3)[0]), rtol=0, atol=1e-5)
+        if kind == "abe":
+            masked = torch.cat([shared * net.masks(shared)[:, m] for m in range(2)])
+            expected = net.trunk.neck(net.trunk.through(masked, 3)[0])[:, None].transpose(0, 1)
+        else:
+            expected = torch.stack([own.neck(own.through(shared, 3)[0]) for own in (net.trunk, *net.heads)], 1)
+        torch.testing.assert_close(features.learners, expected, rtol=0, atol=1e-5)
     assert features.embedding.shape == (1, 16) and len(features.attention) == sum(info["blocks"] for info in net.feature_info)
     trained = [parameter for head in net.heads for parameter in head.parameters() if parameter.requires_grad]
     late = [value for key, value in net.trunk.named_parameters() if value.requires_grad and key.startswith(("neck", "stages.3", "embeds.3", "positions.3"))]

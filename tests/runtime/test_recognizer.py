@@ -114,6 +114,34 @@ def test_corrupt_exports_do_not_load(exported, tmp_path):  # noqa: F811
         Recognizer(exported.run)
 
 
+def test_files_of_any_size_cost_nothing(exported, tmp_path):  # noqa: F811
+    for name in (MODEL, META):
+        folder = shutil.copytree(exported.folder, tmp_path / f"with {name}")
+        with open(folder / name, "r+b") as file:
+            file.truncate(1 << 40)  # a hole, no bytes
+        with pytest.raises(CheckpointError, match=f"{name} has more than .* bytes, which no export has"):
+            Recognizer(folder)
+
+
+@pytest.mark.parametrize("shape, said", [([-1, 7], "fails at 5 faces"), ([32, -1], r"gives \(32, 5\) for 5 faces of 32 numbers")])
+def test_a_graph_that_loads_and_then_fails(exported, tmp_path, shape, said):  # noqa: F811
+    """Its embeddings go through a reshape that does not fit, or that fits and is wrong."""
+    def spoil(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape, np.int64), "wrong_shape"))
+        last = next(node for node in model.graph.node if "embedding" in node.output)
+        last.output[list(last.output).index("embedding")] = "right"
+        model.graph.node.append(onnx.helper.make_node("Reshape", ["right", "wrong_shape"], ["embedding"]))
+        del model.graph.value_info[:]
+
+    try:
+        recognizer = Recognizer(with_model(exported.folder, tmp_path / "fails", edited(exported.folder, spoil)))
+    except CheckpointError as refused:  # a runtime that infers more may see it when it loads
+        assert "export it again" in str(refused)
+        return
+    with pytest.raises(CheckpointError, match=said):
+        recognizer.embed(FACES)
+
+
 def test_weights_that_are_not_finite(exported, tmp_path):  # noqa: F811
     def spoil(model: onnx.ModelProto) -> None:
         weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)

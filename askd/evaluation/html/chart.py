@@ -9,7 +9,7 @@ from askd.evaluation.html.page import Html, tag
 from askd.evaluation.html.style import LIGHT
 
 WIDTH, HEIGHT = 440, 290  # units; drawn some 360 pixels wide on a phone
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 44
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 44
 DASHES = (None, "8 4", "2 4", "9 3 2 3", "14 4", "5 3", "2 2")
 SIDES = {1: 4, 2: 3, 3: 4, 4: 3, 5: 5, 6: 6}  # of the polygon that marks the place-th line; a circle first
 TURNS = {1: 45, 2: -90, 3: 0, 4: 90, 5: -90, 6: 0}  # degrees

@@ -1,7 +1,8 @@
 """The report's charts: figures over size, ROC, CMC, and distances of attention maps; a model has one colour and mark in all of them."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,9 +10,10 @@ from askd.evaluation.html.chart import Axis, Line, chart, linear_ticks
 from askd.evaluation.html.page import Html
 from askd.evaluation.map_similarity import PARTS, MapDistance
 from askd.evaluation.report import NATIVE, Row, Size, scale_name, size_name
-from askd.evaluation.roc import area
+from askd.evaluation.roc import area, roc
+from askd.evaluation.scored import Scored, ScoredSearches
 
-Curves = dict[tuple[str, Size], tuple[np.ndarray, np.ndarray]]  # (model, size) -> (far, tar)
+ROC_POINTS = 160
 RANKS = (1, 2, 5, 10, 20, 50, 100, 1000, 10_000, 100_000, 1_000_000)
 
 
@@ -45,23 +47,54 @@ def _percent(value: float, spread: float) -> tuple[float, tuple[float, float]]:
     return 100 * value, (100 * (value - spread), 100 * (value + spread))
 
 
+class Curve(NamedTuple):
+    """An ROC as it is drawn: the best TAR at or under each of some FARs, from one false accept to 1, evenly spaced on a log axis."""
+
+    far: list[float]
+    tar: list[float]
+    auc: float
+
+
+Curves = dict[tuple[str, Size], Curve]  # by model and size
+
+
+def thin_roc(scores: np.ndarray, same: np.ndarray) -> Curve:
+    """The curve of scores (P,) with same (P,) bool, both classes among them: a few points of what may be millions."""
+    far, tar, _ = roc(scores, same)
+    grid = np.geomspace(far[far > 0][0], 1, ROC_POINTS)
+    best = tar[np.searchsorted(far, grid * (1 + 1e-9), side="right") - 1]
+    return Curve(grid.tolist(), best.tolist(), area(far, tar))
+
+
+def curves_of(scored: Mapping[tuple, Scored], protocol: str) -> tuple[dict[tuple[str, str, str], Curves], dict[tuple[str, str], dict]]:
+    """ROCs by (set, protocol, degradation) of pairs under `protocol`, and CMCs by (set, degradation), each by (model, size).
+
+    scored: by (set, model, degradation, size, protocol).
+    """
+    pairs: dict[tuple[str, str, str], Curves] = {}
+    searches: dict[tuple[str, str], dict] = {}
+    for (name, model, degradation, size, by), found in scored.items():
+        if isinstance(found, ScoredSearches):
+            if len(found.curve):
+                searches.setdefault((name, degradation), {})[model, size] = found.curve
+        elif by == protocol and found.result.auc is not None:
+            pairs.setdefault((name, by, degradation), {})[model, size] = thin_roc(found.result.scores, found.same)
+    return pairs, searches
+
+
 def rocs(curves: Curves, models: Sequence[str]) -> list[Html]:
-    """TAR over log FAR, from one false accept to 1, a chart per size."""
-    lowest = min((float(far[far > 0][0]) for far, _ in curves.values()), default=1.0)
-    grid = np.geomspace(lowest, 1, 160)
+    """TAR over log FAR, a chart per size."""
+    lowest = min((curve.far[0] for curve in curves.values()), default=0.1)
+    lowest = min(lowest, 0.1)  # a single impostor leaves no axis otherwise
     decades = range(int(np.ceil(np.log10(lowest) - 1e-9)), 1)
     across = Axis("FAR: impostors accepted", lowest, 1, [(10.0**power, f"1e{power}" if power else "1") for power in decades], log=True)
     up = Axis("TAR: genuine accepted (%)", 0, 100, [(t, f"{t}") for t in range(0, 101, 20)])
-    found = []
-    for size in _sizes(curves):
-        lines = []
-        for (model, at), (far, tar) in curves.items():
-            if at == size:  # the best point at or under each FAR
-                best = 100 * tar[np.searchsorted(far, grid * (1 + 1e-9), side="right") - 1]
-                name = f"{model} (AUC {area(far, tar):.4f})"
-                lines.append(Line(name, models.index(model), list(zip(grid.tolist(), best.tolist())), marks=False, steps=True))
-        found.append(chart(_at(size), lines, across, up))
-    return found
+    return [
+        chart(_at(size), [
+            Line(f"{model} (AUC {curve.auc:.4f})", models.index(model), [(far, 100 * tar) for far, tar in zip(curve.far, curve.tar)], marks=False, steps=True)
+            for (model, at), curve in curves.items() if at == size
+        ], across, up) for size in _sizes(curves)
+    ]
 
 
 def cmcs(curves: dict[tuple[str, Size], np.ndarray], models: Sequence[str]) -> list[Html]:

@@ -44,13 +44,14 @@ def joined(children: object) -> Html:
 
 
 def page(title: str, *body: object) -> str:
-    """A whole document in one file: its style inside it, no script, nothing to fetch."""
+    """A whole document in one file: its style inside it, no script, nothing to fetch. What no UTF-8 can hold (a file's name may) is "?"."""
     head = tag(
         "head", tag("meta", charset="utf-8"), tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY), tag("meta", name="color-scheme", content="light dark"),
         tag("title", title), tag("style", Html(STYLE)),
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', tag('main', *body)), lang='en')}\n"
+    text = f"<!DOCTYPE html>\n{tag('html', head, tag('body', tag('main', *body)), lang='en')}\n"
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def table(head: Sequence[object], body: Iterable[Sequence[object]], label: str, class_: str | None = None, stub: int = 1) -> Html:

@@ -7,36 +7,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from askd.evaluation.cross import ACROSS, headline, matrices
 from askd.evaluation.error_sheet import ShownError, ShownErrors
 from askd.evaluation.figures import AttentionRow
 from askd.evaluation.html import figures
 from askd.evaluation.html.page import Html, image, page, tag
 from askd.evaluation.html.style import LIGHT
 from askd.evaluation.html.tables import (
-    differences_table, distances_table, facts, is_real, matrix_table, pairs_table, rates_table, searches_table,
+    comparisons_table, differences_table, distances_table, facts, is_real, matrix_table, pairs_table, rates_table, searches_table,
 )
 from askd.evaluation.map_similarity import MapDistance
 from askd.evaluation.overlay import overlay
-from askd.evaluation.report import IdentificationRow, Row, Size, arranged, has_accuracy, identified, models_of, size_name, sizes_of, write_whole
+from askd.evaluation.report import (
+    IdentificationRow, Row, Size, arranged, by_degradation, has_accuracy, identified, models_of, size_name, sizes_of, write_whole,
+)
 
-
-@dataclass(frozen=True)
-class Matrix:
-    """A figure, a fraction, by (gallery's size, probe's size); small: what else to say of a cell."""
-
-    model: str
-    set: str
-    figure: str
-    values: Mapping[tuple[Size, Size], float | None]
-    small: Mapping[tuple[Size, Size], str] = field(default_factory=dict)
-    note: str = ""
+FIGURES = {"auc": "AUC"}
 
 
 @dataclass(frozen=True)
 class Findings:
     """All that the report shows; what is empty has no section.
 
-    context: as in results.json; rocs: {(set, protocol): {(model, size): (far, tar)}}; cmcs: {set: {(model, size): rank-k}};
+    context, differences, comparisons: as in results.json; matrix: rows of galleries and probes of any two sizes;
+    rocs: {(set, protocol, degradation): {(model, size): curve}}; cmcs: {(set, degradation): {(model, size): rank-k}};
     faces: where networks look; faces_note: in words, what the heat is.
     """
 
@@ -45,9 +39,10 @@ class Findings:
     identification: Sequence[IdentificationRow] = ()
     context: Mapping = field(default_factory=dict)
     differences: Sequence[dict] = ()
-    rocs: Mapping[tuple[str, str], figures.Curves] = field(default_factory=dict)
-    cmcs: Mapping[str, Mapping[tuple[str, Size], np.ndarray]] = field(default_factory=dict)
-    matrices: Sequence[Matrix] = ()
+    comparisons: Sequence[dict] = ()
+    matrix: Sequence[Row | IdentificationRow] = ()
+    rocs: Mapping[tuple[str, str, str], figures.Curves] = field(default_factory=dict)
+    cmcs: Mapping[tuple[str, str], Mapping[tuple[str, Size], np.ndarray]] = field(default_factory=dict)
     faces: Sequence[AttentionRow] = ()
     faces_note: str = ""
     errors: Sequence[ShownErrors] = ()
@@ -69,7 +64,7 @@ def render(findings: Findings) -> str:
         ("Verification", _verification(findings, models)), ("Identification", _identification(findings, models)),
         ("Which differences are real", _differences(findings)), ("Cross-resolution", _matrices(findings)),
         ("Where the networks look", _attention(findings)), ("What the attention does", _distances(findings, models)),
-        ("Hardest errors", _errors(findings)), ("Protocol and versions", facts(_without(findings.context, "differences"))),
+        ("Hardest errors", _errors(findings)), ("Protocol and versions", _context(findings.context)),
     ) if section}
     links = tag("nav", tag("ul", (tag("li", tag("a", name, href=f"#{_anchor(name)}")) for name in sections)), aria_label="sections")
     return page(
@@ -78,29 +73,29 @@ def render(findings: Findings) -> str:
     )
 
 
-def _lead(findings: Findings, models: Sequence[str]) -> Html:
+def _lead(findings: Findings, models: Sequence[str]) -> list[Html]:
     sets = [f"{row.set} ({row.genuine:,} genuine and {row.impostors:,} impostor pairs)" for row in _firsts(findings.rows)]
-    sets += [f"{rows[0].set} ({rows[0].probes:,} probes)" for rows in identified(findings.identification).values()]
+    sets += [f"{row.set} ({row.probes:,} probes)" for row in _firsts(findings.identification)]
     protocols = dict.fromkeys(row.protocol for row in findings.rows)
+    degradations = dict.fromkeys(row.degradation for row in [*findings.rows, *findings.identification] if row.degradation)
     says = [f"{_listed(models)} on {_listed(dict.fromkeys(sets))}."]
-    if protocols:
-        says.append(f"Protocol{'s' * (len(protocols) > 1)}: {_listed(protocols)}.")
-    said = {"degradation": "Degradation: {}.", "trained_at_px": "Trained at {} px.", "seed": "Seed {}."}
-    says += [form.format(_listed(value if isinstance(value, (list, tuple)) else [value]))
-             for key, form in said.items() if (value := findings.context.get(key)) not in (None, [], ())]
-    real = sum(map(is_real, findings.differences))
-    if findings.differences:
-        says.append(f"Of {len(findings.differences)} differences compared, {real} {'is' if real == 1 else 'are'} real: "
-                    f"the 95 % interval excludes zero.")
-    return tag("p", " ".join(says))
+    says += [f"{name}{'s' * (len(values) > 1)}: {_listed(values)}." for name, values in (("Protocol", protocols), ("Degradation", degradations)) if values]
+    compared = [*findings.differences, *findings.comparisons]
+    if compared:
+        real = sum(map(is_real, compared))
+        says.append(f"Of {len(compared)} differences compared, {real} {'is' if real == 1 else 'are'} real; the others these data do not show.")
+    hashes = [(name, known["sha256"]) for name, known in findings.context.get("sets", {}).items() if known.get("sha256")]
+    data = [tag("p", "Data: ", [(f"{name} ", tag("code", str(sha256)[:16]), " ") for name, sha256 in hashes], class_="note")] if hashes else []
+    return [tag("p", " ".join(says)), *data]
 
 
 def _cards(findings: Findings, models: Sequence[str]) -> Html:
-    """Per model the first set's figure at its largest and smallest size, and which weights it was."""
+    """Per model the first set's figure at its largest and smallest size, under the first degradation, and which weights it was."""
     known = findings.context.get("models", {})
+    arrangements = arranged(next(iter(by_degradation(findings.rows).values()), []))
     cards = []
     for place, model in enumerate(models):
-        first = next((chosen for chosen in arranged(findings.rows).values() if any(row.model == model for row in chosen.values())), {})
+        first = next((chosen for chosen in arrangements.values() if any(row.model == model for row in chosen.values())), {})
         sha256 = known.get(model, {}).get("sha256")
         cards.append(tag(
             "div", tag("h3", model), _pairs_headline(list(first.values()), model) if first else _search_headline(findings.identification, model),
@@ -130,59 +125,65 @@ def _search_headline(rows: Sequence[IdentificationRow], model: str) -> list[Html
 
 def _verification(findings: Findings, models: Sequence[str]) -> list[Html]:
     parts = []
-    for (name, protocol), found in arranged(findings.rows).items():
-        rows = list(found.values())
-        title = f"{name}, protocol {protocol}"
-        units = _listed(dict.fromkeys(row.interval_unit for row in rows if row.auc_interval))
-        notes = dict.fromkeys(row.note for row in rows if row.note)
-        said = ["accuracy in per cent ± standard deviation over folds; "] * has_accuracy(rows) + [
-            f"AUC and its 95 % interval by {units}" if units else "AUC"]
-        charts = figures.over_size(title, rows, models)
-        curves = figures.rocs(findings.rocs[name, protocol], models) if findings.rocs.get((name, protocol)) else []
-        parts += [
-            tag("h3", title),
-            tag("p", f"{rows[0].genuine:,} genuine and {rows[0].impostors:,} impostor pairs; ", *said, ".", class_="note"),
-            pairs_table(rows, title), *(tag("p", note, class_="note") for note in notes),
-            tag("div", charts, class_="charts") if charts else None,
-            tag("h3", f"{title}: error rates"), rates_table(rows, f"{title}: error rates"),
-            [tag("h3", f"{title}: ROC"), tag("div", curves, class_="charts")] if curves else None,
-        ]
+    for degradation, alike in by_degradation(findings.rows).items():
+        for (name, protocol), found in arranged(alike).items():
+            rows = list(found.values())
+            title = f"{name}, protocol {protocol}{f', {degradation}' if degradation else ''}"
+            units = _listed(dict.fromkeys(row.interval_unit for row in rows if row.auc_interval))
+            said = ["accuracy in per cent ± standard deviation over folds; "] * has_accuracy(rows) + [
+                f"95 % intervals by {units}" if units else "no intervals"]
+            charts = figures.over_size(title, rows, models)
+            curves = figures.rocs(findings.rocs.get((name, protocol, degradation), {}), models)
+            parts += [
+                tag("h3", title),
+                tag("p", f"{rows[0].genuine:,} genuine and {rows[0].impostors:,} impostor pairs; ", *said, ".", class_="note"),
+                pairs_table(rows, title), *_notes(rows), tag("div", charts, class_="charts") if charts else None,
+                tag("h3", f"{title}: error rates"), rates_table(rows, f"{title}: error rates"),
+                [tag("h3", f"{title}: ROC"), tag("div", curves, class_="charts")] if curves else None,
+            ]
     return [part for part in parts if part is not None]
 
 
 def _identification(findings: Findings, models: Sequence[str]) -> list[Html]:
     parts = []
-    for name, rows in identified(findings.identification).items():
-        row = rows[0]
-        galleries = _listed(f"{images:,} images ({candidates:,} candidates, {mated:,} probes with a mate)"
-                            for images, candidates, mated in zip(row.gallery, row.candidates, row.mated))
-        notes = dict.fromkeys(row.note for row in rows if row.note)
-        parts += [tag("h3", name), tag("p", f"{row.probes:,} probes; gallery of {galleries}. In per cent, 95 % interval over identities.", class_="note"),
-                  searches_table(rows, name), *(tag("p", note, class_="note") for note in notes)]
-        if findings.cmcs.get(name):
-            parts += [tag("h3", f"{name}: CMC"), tag("div", figures.cmcs(findings.cmcs[name], models), class_="charts")]
+    for degradation, alike in by_degradation(findings.identification).items():
+        for name, rows in identified(alike).items():
+            row, title = rows[0], f"{name}{f', {degradation}' if degradation else ''}"
+            galleries = _listed(f"{images:,} images ({candidates:,} candidates, {mated:,} probes with a mate)"
+                                for images, candidates, mated in zip(row.gallery, row.candidates, row.mated))
+            parts += [tag("h3", title), tag("p", f"{row.probes:,} probes; gallery of {galleries}. In per cent, 95 % intervals by identity.", class_="note"),
+                      searches_table(rows, title), *_notes(rows)]
+            if findings.cmcs.get((name, degradation)):
+                parts += [tag("h3", f"{title}: CMC"), tag("div", figures.cmcs(findings.cmcs[name, degradation], models), class_="charts")]
     return parts
 
 
 def _differences(findings: Findings) -> list[Html]:
+    if not findings.differences and not findings.comparisons:
+        return []
     parts = []
     for name, protocol in dict.fromkeys((d["set"], d["protocol"]) for d in findings.differences):
         mine = [d for d in findings.differences if (d["set"], d["protocol"]) == (name, protocol)]
-        units = _listed(dict.fromkeys(d["unit"] for d in mine))
-        parts += [tag("h3", f"{name}, {protocol}"), differences_table(mine, f"differences on {name}"),
-                  tag("p", f"Both models on the same pairs or probes; intervals from resamples of each {units}. "
-                      "Not shown: the interval holds zero, so these data do not tell the two apart.", class_="note")]
+        parts += [tag("h3", f"{name}, {protocol}"), differences_table(mine, f"differences on {name}")]
+    for key in dict.fromkeys((d["set"], d["protocol"], d["degradation"]) for d in findings.comparisons):
+        mine = [d for d in findings.comparisons if (d["set"], d["protocol"], d["degradation"]) == key]
+        title = f"{', '.join(filter(None, key))}: every two models"
+        parts += [tag("h3", title), comparisons_table(mine, title)]
+    units = _listed(dict.fromkeys(d["unit"] for d in [*findings.differences, *findings.comparisons]))
+    parts += [tag("p", f"Both models on the same pairs or probes; 95 % intervals from the same resamples ({units}). Real: the interval excludes zero and, "
+                  "where McNemar's test was made, its p, adjusted for the number of tests, is below 0.05. Not shown: these data do not tell the two apart.",
+                  class_="note")]
     return parts
 
 
-def _matrices(findings: Findings) -> Html | None:
-    shown = [
-        tag("div", tag("h3", f"{matrix.model} on {matrix.set}: {matrix.figure} (%)"),
-            matrix_table(matrix.values, matrix.figure, f"{matrix.model} on {matrix.set}", matrix.small),
-            tag("p", matrix.note, class_="note") if matrix.note else None)
-        for matrix in findings.matrices
-    ]
-    return tag("div", shown, class_="sides") if shown else None
+def _matrices(findings: Findings) -> list[Html]:
+    shown = []
+    for (name, protocol, degradation, model), matrix in matrices(findings.matrix).items():
+        figure = headline(list(matrix.values()))
+        title = f"{model} on {name}: {FIGURES.get(figure, figure)} (%)"
+        shown.append(tag("div", tag("h3", title), matrix_table(matrix, figure, title),
+                         tag("p", ", ".join(filter(None, [f"protocol {protocol}", degradation])), class_="note")))
+    return [tag("p", f"{ACROSS[0].upper()}{ACROSS[1:]}.", class_="note"), tag("div", shown, class_="sides")] if shown else []
 
 
 def _attention(findings: Findings) -> list[Html]:
@@ -205,7 +206,7 @@ def _distances(findings: Findings, models: Sequence[str]) -> list[Html]:
         return []
     row = findings.distances[0]
     return [
-        tag("p", f"1 - cos of each network's attention maps and those of {row.teacher} at 112 px, over {row.faces} faces, block by block: "
+        tag("p", f"1 - cos of each network's attention maps ({'after' if row.space == 'maps' else 'before'} the sigmoid) and those of {row.teacher} at 112 px, over {row.faces} faces, block by block: "
             "on the same face, and on another face drawn at random. Faces are alike, so maps of two people are as well; what the distance to "
             "another face has beyond the distance to the same one is particular to the face.", class_="note"),
         distances_table(findings.distances, "distances of attention maps"),
@@ -242,12 +243,19 @@ def _heat_scale() -> list[Html]:
     return [tag("div", class_="scale"), tag("p", tag("span", "least in this face"), tag("span", "most"), class_="note")]
 
 
-def _firsts(rows: Sequence[Row]) -> list[Row]:
-    return list({row.set: row for row in reversed(rows)}.values())[::-1]
+def _notes(rows: Sequence[Row | IdentificationRow]) -> list[Html]:
+    return [tag("p", note, class_="note") for note in dict.fromkeys(row.note for row in rows if row.note)]
 
 
-def _without(context: Mapping, *keys: str) -> dict:
-    return {key: value for key, value in context.items() if key not in keys}
+def _firsts(rows: Sequence[Row | IdentificationRow]) -> list:
+    """The first row of every set."""
+    return [next(row for row in rows if row.set == name) for name in dict.fromkeys(row.set for row in rows)]
+
+
+def _context(context: Mapping) -> Html | None:
+    """All of it but what has a section of its own."""
+    kept = {key: value for key, value in context.items() if key != "differences"}
+    return facts(kept) if kept else None
 
 
 def _listed(names) -> str:

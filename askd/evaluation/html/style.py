@@ -1,9 +1,10 @@
 """How the report looks: on a phone and on a wide screen, light and dark, and on paper."""
 from __future__ import annotations
 
-# Colours after Okabe & Ito, darkened on white and lightened on black until each stands out by at least 3 : 1; order as in figures.COLOURS.
-LIGHT = ("#0072b2", "#c84e00", "#00805e", "#a94f8b", "#8c6a00", "#3f8fc4", "#3a3f45")
-DARK = ("#56b4e9", "#f0803c", "#2bc79a", "#e39ac6", "#e6b83a", "#8ea6ff", "#d4d8dc")
+# Hues of Okabe & Ito in the order of figures.COLOURS, each at least 3 : 1 against its paper, and of such different lightness that the first
+# four are apart (CIELAB, 17 and more) for protan, deutan and tritan eyes as well (Machado et al. 2009). Marks and dashes say the same again.
+LIGHT = ("#00538f", "#d55e00", "#0b9d78", "#c56fa8", "#6b4a00", "#4498d0", "#3a3f45")
+DARK = ("#4a9fe6", "#e8662e", "#3fdca8", "#f2b3d6", "#f5d04f", "#6f7cf0", "#a3a9b0")
 
 
 def _series(colours: tuple[str, ...]) -> str:
@@ -100,7 +101,7 @@ img{{display:block;width:100%;height:auto;border-radius:3px}}
  table{{font-size:7.5pt}}
  th,td{{padding:2pt 4pt}}
  th:first-child{{position:static}}
- tr,figure,.card,.error,.faces{{break-inside:avoid}}
+ tr,figure,.card,.error,.faces,.sides>div:has(table){{break-inside:avoid}}
  h2,h3{{break-after:avoid}}
  thead{{display:table-header-group}}
  .charts{{grid-template-columns:1fr 1fr}}

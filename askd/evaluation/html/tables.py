@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from askd.evaluation.cross import Matrix, interval_of, value_of
 from askd.evaluation.html.page import Html, tag, table
 from askd.evaluation.map_similarity import MapDistance
-from askd.evaluation.report import (
-    IdentificationRow, Row, Size, has_accuracy, models_of, scale_name, size_name, sizes_of,
-)
+from askd.evaluation.report import IdentificationRow, Row, has_accuracy, models_of, scale_name, size_name, sizes_of
 
-DASH = Html('<span class="empty">–</span>')
+DASH = tag("span", "–", class_="empty")
+POINTS = ("points", tag("small", "95 % interval"))
 
 
 def pairs_table(rows: Sequence[Row], label: str) -> Html:
-    """Models down, sizes across: accuracy ± std and AUC with its interval, or AUC alone where the set gives no accuracy."""
+    """Models down, sizes across: accuracy ± std over its interval, and AUC; AUC over its interval where the set gives no accuracy."""
     by_accuracy, sizes = has_accuracy(rows), sizes_of(rows)
     found = {(row.model, row.size): row for row in rows}
 
@@ -23,23 +23,23 @@ def pairs_table(rows: Sequence[Row], label: str) -> Html:
         if row is None or row.auc is None and row.accuracy is None:
             return DASH
         auc = "–" if row.auc is None else f"{row.auc:.4f}"
-        between = None if row.auc_interval is None else tag("small", "{:.4f}–{:.4f}".format(*row.auc_interval))
         if not by_accuracy:
-            return auc, between
+            return auc, _between(row.auc_interval, 1, 4)
         accuracy = "–" if row.accuracy is None else f"{100 * row.accuracy:.2f} ± {100 * row.accuracy_std:.2f}"
-        return accuracy, tag("small", f"AUC {auc}"), between
+        return accuracy, _between(row.accuracy_interval, 100, 2), tag("small", f"AUC {auc}")
 
     head = ["model", *((size_name(size), tag("small", scale_name(size)) if isinstance(size, int) else None) for size in sizes)]
     return table(head, [[model, *(cell(found.get((model, size))) for size in sizes)] for model in models_of(rows)], label)
 
 
 def rates_table(rows: Sequence[Row], label: str) -> Html:
-    """A line per model and size: AUC, EER, and TAR at every FAR, "too few" where the impostors do not reach it."""
+    """A line per model and size: AUC, EER, and TAR at every FAR over their intervals; "too few" where the impostors do not reach a FAR."""
     fars = sorted({far for row in rows for far in row.tar}, reverse=True)
     body = []
     for row in (row for model in models_of(rows) for size in sizes_of(rows) for row in rows if (row.model, row.size) == (model, size)):
-        body.append([row.model, size_name(row.size), DASH if row.auc is None else f"{row.auc:.4f}", _percent(row.eer),
-                     *(_tar(row, far) for far in fars)])
+        auc = DASH if row.auc is None else (f"{row.auc:.4f}", _between(row.auc_interval, 1, 4))
+        body.append([row.model, size_name(row.size), auc, _percent(row.eer),
+                     *((_tar(row, far), _between(row.tar_intervals.get(far), 100, 1)) for far in fars)])
     return table(["model", "size", "AUC", "EER (%)", *(("TAR (%)", tag("small", f"FAR {far:g}")) for far in fars)], body, label)
 
 
@@ -50,9 +50,8 @@ def searches_table(rows: Sequence[IdentificationRow], label: str) -> Html:
     for row in rows:
         cells = []
         for figure in figures:
-            ends = row.intervals.get(figure)
-            between = tag("small", f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}") if ends else None
-            cells.append(DASH if row.figures[figure] is None else (f"{100 * row.figures[figure]:.2f}", between))
+            value = row.figures[figure]
+            cells.append(DASH if value is None else (f"{100 * value:.2f}", _between(row.intervals.get(figure), 100, 1)))
         body.append([row.model, size_name(row.size), *cells])
     head = ["model", "size", *((figure.split(" @ ")[0], tag("small", figure.split(" @ ")[1]) if " @ " in figure else None) for figure in figures)]
     return table(head, body, label)
@@ -60,44 +59,50 @@ def searches_table(rows: Sequence[IdentificationRow], label: str) -> Html:
 
 def differences_table(differences: Sequence[dict], label: str) -> Html:
     """What was compared, the difference in points with its 95 % interval, drawn and in numbers, and whether it excludes zero."""
-    reach = max((abs(end) for d in differences for end in (d["value"], d["low"], d["high"]) if end is not None), default=0.0)
-    body = []
+    reach, body = _reach(differences), []
     for d in differences:
-        bounds = "no interval" if d["low"] is None else f"{_points(d['low'])} to {_points(d['high'])}"
-        real = is_real(d)
-        verdict = tag("span", "real", class_="real") if real else tag("span", "not shown", class_="empty")
-        tests = [] if d.get("p") is None else [f"{d['p']:.2g}"]
-        body.append([d["what"], size_name(d["size"]), d["figure"], (_points(d["value"]), tag("small", bounds)),
-                     tag("td", _interval_bar(d, reach)), *(tests or [DASH] * any("p" in other for other in differences)), verdict])
-    head = ["difference", "size", "figure", ("points", tag("small", "95 % interval")), "", *(["McNemar p"] if any("p" in d for d in differences) else []), "verdict"]
+        body.append([d["what"], size_name(d["size"]), d["figure"], _points_cell(d), _interval_bar(d, reach), _verdict(is_real(d))])
+    return table(["difference", "size", "figure", POINTS, "", "verdict"], body, label, "differences")
+
+
+def comparisons_table(comparisons: Sequence[dict], label: str) -> Html:
+    """Every two models as `paired.compare_models` has them: difference and interval, who alone was right how often, McNemar's p."""
+    reach, body = _reach(comparisons), []
+    figures = list(dict.fromkeys(d["figure"] for d in comparisons))
+    for d in sorted(comparisons, key=lambda d: figures.index(d["figure"])):
+        cases = d["mcnemar"]
+        split, p = (f"{cases['first_only']:,} : {cases['second_only']:,}", _p(cases["p_holm"])) if cases else (DASH, DASH)
+        body.append([f"{d['first']} − {d['second']}", size_name(d["size"]), d["figure"], _points_cell(d), _interval_bar(d, reach), split, p,
+                     _verdict(is_real(d))])
+    head = ["first − second", "size", "figure", POINTS, "", ("alone right", tag("small", "first : second")), ("McNemar", tag("small", "p, Holm")), "verdict"]
     return table(head, body, label, "differences")
 
 
 def is_real(difference: dict) -> bool:
-    """Whether the interval excludes zero."""
-    return difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]
+    """What the comparison itself says (`real`), else whether the interval excludes zero."""
+    return difference.get("real", difference["low"] is not None and not difference["low"] <= 0 <= difference["high"])
 
 
-def matrix_table(values: Mapping[tuple[Size, Size], float | None], figure: str, label: str, small: Mapping[tuple[Size, Size], str]) -> Html:
-    """A figure in per cent by (gallery's size, probe's size): gallery down, probes across, each cell shaded by its value.
+def matrix_table(matrix: Matrix, figure: str, label: str) -> Html:
+    """A figure in per cent over its interval, by size of the gallery (down) and of the probe (across).
 
-    Shades run from the smallest value to the largest; small: a second line for cells that have one.
+    Each cell is shaded, from the matrix's smallest value to its largest.
     """
-    down, across = ([*dict.fromkeys(key[side] for key in values)] for side in (0, 1))
-    known = [value for value in values.values() if value is not None]
+    sizes = sorted({size for pair in matrix for size in pair}, reverse=True)
+    known = [value for row in matrix.values() if (value := value_of(row, figure)) is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
 
-    def cell(key: tuple[Size, Size]) -> Html:
-        value = values.get(key)
+    def cell(row: Row | IdentificationRow | None) -> Html:
+        value = value_of(row, figure)
         if value is None:
             return tag("td", DASH)
         # At most 0.62 of the colour, so that the text of either theme stands out on every shade.
         shade = 0.62 * (value - low) / (high - low) if high > low else 0.3
-        text = [f"{100 * value:.2f}", tag("small", small[key]) if key in small else None]
+        text = [f"{100 * value:.2f}", _between(interval_of(row, figure), 100, 1)]
         return tag("td", text, style=f"background:rgb(var(--heat) / {shade:.3f})", class_="best" if value == high else None)
 
-    head = [("gallery ↓", tag("small", "probe →")), *(size_name(size) for size in across)]
-    return table(head, [[size_name(one), *(cell((one, other)) for other in across)] for one in down], f"{label}: {figure}", "heat")
+    head = [("gallery ↓", tag("small", "probe →")), *(size_name(size) for size in sizes)]
+    return table(head, [[size_name(one), *(cell(matrix.get((one, other))) for other in sizes)] for one in sizes], label, "heat")
 
 
 def distances_table(rows: Sequence[MapDistance], label: str) -> Html:
@@ -137,6 +142,29 @@ def _interval_bar(d: dict, reach: float) -> Html | None:
     zero = tag("line", x1=75, y1=0, x2=75, y2=16, class_="axis")
     return tag("svg", zero, bar, tag("circle", cx=at[1], cy=8, r=4, class_="mark"), viewBox="0 0 150 16",
                class_=f"difference c{0 if is_real(d) else 6}", aria_hidden="true")
+
+
+def _reach(differences: Sequence[dict]) -> float:
+    """The farthest that any interval goes from zero, for one scale in all of them."""
+    return max((abs(end) for d in differences for end in (d["value"], d["low"], d["high"]) if end is not None), default=0.0)
+
+
+def _points_cell(d: dict) -> tuple[object, Html]:
+    bounds = "no interval" if d["low"] is None else f"{_points(d['low'])} to {_points(d['high'])}"
+    return _points(d["value"]), tag("small", bounds)
+
+
+def _verdict(real: bool) -> Html:
+    return tag("span", "real", class_="real") if real else tag("span", "not shown", class_="empty")
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _between(interval: tuple[float, float] | None, factor: int, digits: int) -> Html | None:
+    """A second line of a cell: from where to where."""
+    return None if interval is None else tag("small", "–".join(f"{factor * end:.{digits}f}" for end in interval))
 
 
 def _points(value: float) -> str:
