@@ -17,7 +17,6 @@ from askd.engine.precision import choose_precision
 from askd.errors import DataError, RecipeError
 from askd.evaluation.embed import decode_all, embed
 from askd.evaluation.exhibits import distinct_faces
-from askd.evaluation.exhibits import distinct_faces
 from askd.evaluation.figures import save
 from askd.evaluation.learner_figures import plot_learners, plot_masks, similarity_figure
 from askd.evaluation.learners import BINS, overall, similarities
