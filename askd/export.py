@@ -37,6 +37,7 @@ WHAT = "Export a run's network for deployment: ONNX, .pt2, weights, thresholds, 
 USAGE = "RUN_FOLDER [out=FOLDER] [precision=fp32|fp16|int8] [input=aligned|native] [detector=FILE.onnx] [data.path=FOLDER] [eval.sets=[...]]"
 CHOICES = {"precision": tuple(gate.LIMITS), "input": ("aligned", "native")}
 PROGRAM, WEIGHTS, CARD, DETECTOR, MANIFEST = "student.pt2", "model.safetensors", "README.md", "detector.onnx", "manifest.json"
+INT8_UNITS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8")  # by which the gate's figures of an int8 file may differ
 SEEN_BY_PROGRAM = 4  # faces that the .pt2 is checked on: it is the traced PyTorch itself
 
 
@@ -85,7 +86,8 @@ def export(run: Path, folder: Path, precision: str = "fp32", input: str = "align
                     lambda: faces.as_trained(chosen.calibration, meta["sizes"], meta["degradation"]))
         torch.export.save(program, stage / PROGRAM)
         meta["export"] = {"precision": precision, "input": input, "kernel": kernel, "sha256": sha256(stage / MODEL),
-                          "width": meta["network"]["embedding"], "thresholds": [], "askd": __version__}
+                          "width": meta["network"]["embedding"], "thresholds": [], "askd": __version__,
+                          "cpu": [unit for unit in INT8_UNITS if torch.cpu.get_capabilities().get(unit)]}
         save_weights(stage, reference.state_dict(), meta)
         lines, figures = gate.inspect(
             reference, Recognizer(stage), chosen.calibration, chosen.pairs, chosen.images, sizes, meta["degradation"])

@@ -307,6 +307,7 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     need(0 <= head.label_smoothing < 1, "head.label_smoothing", head.label_smoothing, "a probability below 1")
     need(0 <= head.warmup_epochs < math.inf, "head.warmup_epochs", head.warmup_epochs, "at least 0")
     need(0 < head.sample_rate <= 1, "head.sample_rate", head.sample_rate, "above 0, and at most 1")
+    need(head.sample_rate == 1 or head.weight > 0, "head.sample_rate", head.sample_rate, "1 with head.weight=0, which sees no classes")
     need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
     _check_ensemble(recipe, need)
     for name in ("attention", "feature", "relation", "logit", "embedding"):
@@ -361,8 +362,9 @@ def _check_ensemble(recipe: Recipe, need: Callable[[bool, str, object, str], Non
         need(together, "data.sampler", sampler.name, f"pairs, or identities with 2 or more images each, with head.kind={kind}")
         for key, value, none in (
             ("subcentres", head.subcentres, 1), ("label_smoothing", head.label_smoothing, 0), ("warmup_epochs", head.warmup_epochs, 0),
+            ("sample_rate", head.sample_rate, 1), ("sharded", head.sharded, None),
         ):
-            need(value == none, f"head.{key}", value, f"{none} with head.kind={kind}, which has no class centres")
+            need(value == none, f"head.{key}", value, f"{'null' if none is None else none} with head.kind={kind}, which has no class centres")
         for name in ("logit", "centres"):
             need(getattr(recipe.distill, name) is None, f"distill.{name}", "a section", f"null with head.kind={kind}: no class centres")
 

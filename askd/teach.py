@@ -195,6 +195,11 @@ def chosen(recipe: Recipe) -> list[str]:
         parts.append(f"{accumulate} micro-batches of {recipe.train.batch // accumulate}, which is what batch norms and relations see")
     if ema is not None:
         parts.append(f"weights averaged with decay {ema:g}")
+    if recipe.head.weight and is_sharded(recipe):
+        held = f"class centres on {dist.world_size()} processes in parts" if dist.world_size() > 1 else "class centres sampled"
+        parts.append(held + (f", {recipe.head.sample_rate:.0%} seen by a step" if recipe.head.sample_rate < 1 else ""))
+    if recipe.train.sync_bn and dist.world_size() > 1:
+        parts.append("batch norms over all processes")
     if recipe.debug.anomaly:
         parts.append("looking for non-finite numbers in every module, which is slow")
     return parts

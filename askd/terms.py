@@ -102,8 +102,8 @@ def divergence_term(margin: float, reduction: str) -> Callable[[Features], Tenso
     return term
 
 
-# Schema field -> factory; its arguments are the field's own keys but for the weight. KD's takes the two heads besides, the relations' how
-# the batch lies on the ranks.
+# Schema field -> factory; its arguments are the field's own keys but for the weight. KD's takes the two heads besides.
+# The relations' takes how the batch lies on the ranks, too.
 TERMS: dict[str, Callable[..., Term]] = {
     "attention": attention_term, "feature": feature_term, "relation": relation_term, "logit": logit_term, "embedding": embedding_term,
 }

@@ -62,7 +62,7 @@ def head_pieces(rate: float, rounds: int) -> dict[str, float]:
     def taken(classes: int, batch: int) -> float:
         return seconds({"head": head_step(ShardedHead(WIDTH, classes, sample_rate=rate), batch)}, rounds)["head"]
 
-    few, many = (5000, 20000) if rate == 1 else (20000, 80000)
+    few, many = (5000, 20000) if rate == 1 else (10000, 40000)
     base, rows, images = taken(few, 8), taken(many, 8), taken(few, 136)
     per_logit = max(images - base, 0) / (128 * few * rate)
     per_class = max(rows - base, 0) / ((many - few) * rate) - 8 * per_logit

@@ -1,9 +1,9 @@
 """Work done by several processes at once, as ranks of one job; forked from a process that has imported torch already."""
 from __future__ import annotations
 
-import multiprocessing
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def on_ranks(world: int, work: Callable[..., Any], folder: Path, *arguments: Any
         process.start()
     left, failed = set(processes), []
     while left:
-        for ready in multiprocessing.connection.wait([process.sentinel for process in left], PATIENCE) or [None]:
+        for ready in wait([process.sentinel for process in left], PATIENCE) or [None]:
             process = next((process for process in left if process.sentinel == ready), None)
             if process is None or process.exitcode:
                 failed.append(process)

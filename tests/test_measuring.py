@@ -83,8 +83,8 @@ def test_a_report_of_two_models(world, tmp_path, capsys):
     assert all(row[figure] is None for row in one_class for figure in ("accuracy", "auc", "eer", "auc_interval")) and "all 12 pairs are genuine" in printed
     assert max(map(len, printed.splitlines())) <= 100 and "…" not in printed
     assert {path.name for path in out.iterdir()} == {
-        "results.json", "results.csv", "results.md", "report.html", "accuracy.png", "degradations.png", "roc.png", "cmc_door.png", "cross_pairs.png",
-        "cross_door.png", "attention.png", "errors.png", "cache",
+        "results.json", "results.csv", "results.md", "report.html", "accuracy.png", "degradations.png", "roc.png", "cmc_door.png",
+        "cross_pairs.png", "cross_door.png", "attention.png", "errors.png", "cache",
     }
     lines = list(csv.DictReader((out / "results.csv").open()))
     far, = [line for line in lines if (line["set"], line["model"], line["degradation"], line["size"], line["probe_size"], line["protocol"])

@@ -135,6 +135,8 @@ def test_single_networks_are_described_as_before_there_were_ensembles():
     (["head.kind=triplet", "data.sampler=pairs", "head.subcentres=2"], "head.subcentres must be 1"),
     (["head.kind=contrastive", "data.sampler=pairs", "head.label_smoothing=0.1"], "head.label_smoothing must be 0"),
     (["head.kind=contrastive", "data.sampler=pairs", "head.warmup_epochs=1"], "head.warmup_epochs must be 0"),
+    (["head.kind=triplet", "data.sampler=pairs", "head.sample_rate=0.5"], "head.sample_rate must be 1 with head.kind=triplet"),
+    (["head.kind=triplet", "data.sampler=pairs", "head.sharded=true"], "head.sharded must be null with head.kind=triplet"),
     (["head.kind=contrastive", "data.sampler=pairs", "method=kd"], "distill.logit must be null with head.kind=contrastive"),
 ])
 def test_metric_losses_need_pairs_and_have_no_centres(arguments, message):
@@ -258,6 +260,10 @@ def test_every_recipe_mirrors_and_does_nothing_else(name):
         (["data.sampler=identities", "data.images_per_identity=5"], "a divisor of train.batch=64.*got 5"),
         (["data.images_per_identity=4"], "data.images_per_identity must be left out with data.sampler=shuffle, got 4"),
         (["data.sampler=pairs", "train.batch=6"], "train.batch must be a multiple of 4 with data.sampler=pairs, got 6"),
+        (["data.sampler=pairs", "train.batch=8", "data.drop_last=false"], "data.drop_last must be true unless data.sampler=shuffle, got false"),
+        (["head.sample_rate=0"], "head.sample_rate must be above 0, and at most 1, got 0"),
+        (["head.sample_rate=0.5", "distill.logit.weight=1"], "head.sample_rate must be 1 with distill.logit"),
+        (["head.sample_rate=0.5", "head.weight=0"], "head.sample_rate must be 1 with head.weight=0"),
     ],
 )
 def test_data_options_that_do_not_go_together(arguments, said):

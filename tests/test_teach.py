@@ -6,9 +6,11 @@ import torch
 import yaml
 
 from askd.engine.checkpoint import load_weights, read_state
-from askd.errors import DataError
+from askd.data.cards import load_card
+from askd.errors import DataError, RecipeError
+from askd.method import is_sharded, make_head
 from askd.recipe import load
-from askd.training_data import open_training
+from askd.training_data import make_batches, open_training
 from askd.watch import watched_set
 from tiny import run, world  # noqa: F401, fixtures
 
@@ -48,3 +50,27 @@ def test_only_pairs_can_be_watched(world, tmp_path):  # noqa: F811
     card, _, _ = open_training(recipe)
     with pytest.raises(DataError, match="eval.during=.*: is no set of pairs; name a verification set"):
         watched_set(str(tmp_path), card, recipe, None)
+
+
+def test_sampling_on_several_processes_needs_sharded_centres(monkeypatch):
+    monkeypatch.setattr("askd.method.world_size", lambda: 2)
+    assert is_sharded(load(["recipe=demo"])) and not is_sharded(load(["recipe=demo", "head.sharded=false"]))
+    with pytest.raises(RecipeError, match=r"head.sample_rate=0.5 on 2 processes needs head.sharded=true \(or null\)"):
+        is_sharded(load(["recipe=demo", "head.sharded=false", "head.sample_rate=0.5"]))
+
+
+def test_more_processes_than_people_is_one_line(monkeypatch):
+    monkeypatch.setattr("askd.method.world_size", lambda: 4)
+    monkeypatch.setattr("askd.heads.sharded.world_size", lambda: 4)
+    with pytest.raises(RecipeError, match="head.sharded: 3 classes cannot be split over 4 processes; set head.sharded=false"):
+        make_head(load(["recipe=demo"]), 8, 3)
+
+
+def test_a_batch_too_small_for_batch_norms_is_one_line(world, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("askd.engine.dist.world_size", lambda: 3)
+    recipe = load([f"recipe={world.recipe}", "train.batch=5"])
+    faces = load_card(recipe.data.set).training_faces(recipe.data.path)
+    with pytest.raises(RecipeError, match="train.batch=5 leaves a process with one image at times"):
+        make_batches(recipe, faces, [14], torch.device("cpu"))
+    recipe.train.sync_bn = True
+    assert make_batches(recipe, faces, [14], torch.device("cpu")).least == 1

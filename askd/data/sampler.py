@@ -6,7 +6,8 @@
 | `identities` | P people, K images of each                         | people: each once a round, however many images       |
 | `pairs`      | as many genuine as impostor pairs (ABE: 16 and 16) | people: with two or more images in genuine pairs, all in the others |
 
-An epoch is as many batches as `shuffle` has. The last incomplete batch of an epoch is dropped unless `shuffle` is told to keep it; that of a round always is.
+An epoch is as many batches as `shuffle` has. The last incomplete batch of an epoch is dropped unless `shuffle` is told to keep it; that of a
+round always is.
 """
 from __future__ import annotations
 

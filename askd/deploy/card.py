@@ -8,8 +8,8 @@ ARITHMETIC = {
     "fp32": "float32 throughout",
     "fp16": "float16 weights and arithmetic, float32 input and output (ONNX Runtime computes in float32 where a CPU has no float16 kernels)",
     "int8": "int8 weights per output channel and 8-bit activations for convolutions and linear layer; first convolution, residual sums, "
-            "batch norms, PReLU and attention in float32; static ranges from faces at the sizes above. Checked on a CPU with int8 dot products (VNNI or better): "
-            "older ones may saturate, so check there again",
+            "batch norms, PReLU and attention in float32; static ranges from faces at the sizes above. Checked on a CPU with {units}: where int8 is computed otherwise "
+            "(AVX2 alone can saturate, VNNI does not) check again",
 }
 FEED = {
     "aligned": "`image` (N, 3, 112, 112) float32, RGB, (x - 127.5) / 127.5, aligned to the ArcFace template: what InsightFace feeds",
@@ -46,7 +46,7 @@ def model_card(meta: dict, lines: list[Line], figures: list[Measured], intervals
         f"- architecture: {meta['backbone']} ({network})\n"
         f"- trained: by askd, seed {meta.get('seed', 'unknown')}, at {sizes} px, degradation `{meta['degradation']}`{taught}\n"
         f"- data: {trained_on}\n"
-        f"- arithmetic: {ARITHMETIC[export['precision']]}\n"
+        f"- arithmetic: {ARITHMETIC[export['precision']].format(units=', '.join(export.get('cpu', [])) or 'units that torch does not name')}\n"
         f"- input: {FEED[export['input']].format(kernel=export['kernel'])}\n"
         f"- output: `embedding` (N, {export['width']}) float32, not normalised",
         "## How good it is\n\n"

@@ -130,6 +130,16 @@ class RunLog:
         except OSError as error:
             raise self._cannot_write(error) from error
 
+    def evaluation(self, step: int, results: dict[str, float | np.ndarray]) -> dict[str, float]:
+        """What an evaluation found: its numbers, which are returned, as `scalars` and in words, its arrays as figures."""
+        metrics = {name: float(value) for name, value in results.items() if not isinstance(value, np.ndarray)}
+        for name, value in results.items():
+            if isinstance(value, np.ndarray):
+                self.image(name, value, step)
+        self.scalars(step, metrics)
+        self.say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        return metrics
+
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """A figure for TensorBoard, uint8 (H, W, 3) RGB."""
         if not self._main:

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from askd.engine.anomaly import named_anomalies
 from askd.engine.average import Average
 from askd.engine.best import Best
 from askd.engine.checkpoint import Checkpoints, remove_stale_files
+from askd.engine.interface import Batches, Summary
 from askd.engine.log import RunLog, Throughput
 from askd.engine.precision import Precision
 from askd.engine.randomness import kept_random_state, random_state, restore_random_state
@@ -28,43 +29,6 @@ from askd.engine.step import Stepper
 from askd.engine.stop import Interrupted, StopSignal
 from askd.engine.trace import LossTrace
 from askd.errors import CheckpointError
-
-
-class Batches(Protocol):
-    """Endless batches, each a function of its number alone, so that a step number is all there is to a position.
-
-    batch_size: images per step over all ranks.
-    """
-
-    batch_size: int
-
-    def iterate(self, start: int) -> Generator[Any, None, None]:
-        """Batches number start, start + 1, ...; closed when training ends, which ends the processes that make them."""
-
-    def skipped(self, batch: Any) -> Sequence[str]:
-        """Why images of a batch had to be skipped, one line for each."""
-
-    def cut(self, batch: Any, parts: int) -> Sequence[Any]:
-        """A batch in equal micro-batches, for gradient accumulation."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What came of a training run.
-
-    seconds, images_per_second: of this session, not of those before a resume; evaluation counts in the first only.
-    best_*: None unless a metric was selected. metrics: of the last evaluation.
-    skipped_images: over all steps and ranks, those before a resume included.
-    """
-
-    step: int
-    seconds: float
-    images_per_second: float
-    best_step: int | None
-    best_metric: float | None
-    best_path: Path | None
-    metrics: dict[str, float]
-    skipped_images: int
 
 
 def train(
@@ -152,7 +116,7 @@ def train(
                     with throughput.paused(), averaged():
                         with kept_random_state():
                             results = evaluate(step)
-                        progress.evaluated, progress.metrics = step, _log_evaluation(log, step, results)
+                        progress.evaluated, progress.metrics = step, log.evaluation(step, results)
                         best.offer(step, progress.metrics, modules)
                     _set_train_mode(modules)
                 _count_skipped(log, progress, skipped)
@@ -230,16 +194,6 @@ def _count_skipped(log: RunLog, progress: Progress, skipped: list[str]) -> None:
         last = next(lines[0] for _, lines in everywhere if lines)
         log.say(f"step {progress.step}  {progress.skipped_images} images skipped so far, the last: {last}")
     skipped.clear()
-
-
-def _log_evaluation(log: RunLog, step: int, results: dict[str, float | np.ndarray]) -> dict[str, float]:
-    metrics = {name: float(value) for name, value in results.items() if not isinstance(value, np.ndarray)}
-    for name, value in results.items():
-        if isinstance(value, np.ndarray):
-            log.image(name, value, step)
-    log.scalars(step, metrics)
-    log.say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    return metrics
 
 
 def _save(
