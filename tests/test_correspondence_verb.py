@@ -18,7 +18,8 @@ def test_a_network_corresponds_to_itself_and_to_another_by_chance(distilled, tmp
     main([student, student, "size=112", "faces=40", "out=itself"])
     itself = rows(capsys.readouterr().out)
     assert [row[1] for row in itself] == ["16", "32", "64", "128"]
-    assert all(row[2] == row[3] and float(row[2]) > 0.5 for row in itself)  # 1 but for channels that are the same for all faces
+    # 1 but for channels that are the same for all faces, and the best assignment but for channels that rise and fall together.
+    assert all(float(row[2]) > 0.5 and abs(float(row[2]) - float(row[3])) < 0.05 for row in itself), itself
     main([student, teacher, "faces=40"])
     other = rows(capsys.readouterr().out)
     assert [row[1] for row in other] == ["16", "32", "64", "128"]
