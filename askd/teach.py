@@ -21,6 +21,7 @@ from askd.engine import dist
 from askd.engine.compiling import choose_compile
 from askd.engine.checkpoint import read_state, save_tensors, save_weights
 from askd.engine.loop import train
+from askd.engine.memory import keep_freed_memory
 from askd.engine.optimizer import make_optimizer
 from askd.engine.precision import choose_precision
 from askd.engine.rows import update_seen_rows
@@ -72,6 +73,8 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     precision = choose_precision(recipe.precision.name, device)
     compiles, why_compiled = choose_compile(False if recipe.debug.anomaly else recipe.compile, device)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    if device.type == "cpu":
+        keep_freed_memory()
 
     card, faces, held_out = open_training(recipe)
     sizes = recipe.teacher.sizes if role == "teacher" else recipe.data.sizes
