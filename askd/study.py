@@ -171,6 +171,10 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
     seconds: dict[str, float] = {}
     lines = [f"{recipe.name}: {len(faces)} images of {len(faces.class_names)} people, batches of {recipe.train.batch}, {per_epoch} an epoch"]
     for job in (*study.teachers(), *study.students()):
+        if job.method == "teacher" and not job.network and recipe.teacher.checkpoint is not None:
+            lines.append(f"  {job}: {'is there: scored only' if job in pending else 'done'}")
+            seconds[job.label] = 0
+            continue
         if job.label not in seconds:
             timed = load(study.arguments(job))
             distils = study.role(job.method) == "student"

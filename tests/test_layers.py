@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "askd"
 VERBS = {"teach", "distill", "benchmark", "export", "prepare", "match", "study", "diagnose", "correspondence"}
 # the verbs' own: argument parsing, the recipe, what it means
-COMMAND_LINE = {"cli", "recipe", "schema", "method", "backbone", "training_data", "run_folder", "watch", "step_time", "study_plan"}
+COMMAND_LINE = {"cli", "recipe", "recipe_checks", "schema", "method", "backbone", "training_data", "run_folder", "watch", "step_time", "study_plan"}
 EVERYBODY = {"errors", "resources", "photo"}
 TRAINING = EVERYBODY | {"collectives"}
 MAY_IMPORT = {

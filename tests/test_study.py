@@ -9,7 +9,7 @@ import pytest
 from askd.errors import CheckpointError, RecipeError
 from askd.recipe import load
 from askd.resources import list_resources
-from askd.study import find_line, read, report
+from askd.study import check, find_line, plan, read, report
 from askd.study_plan import Job, parse
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
@@ -147,6 +147,15 @@ def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     states = {line.split(" at ")[0].strip(): line.rsplit(": ", 1)[1] for line in jobs}
     assert states["base"] == states["kd"] == states["teacher"] == states["teacher, attention=se"] == "done" and states["embedding"].startswith("about ")
     assert "1 runs, about" in planned.out and (tmp_path / "here" / "results.jsonl").read_bytes() == before
+
+
+def test_a_plan_spends_nothing_on_a_teacher_that_is_there(distilled, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("askd.study.seconds_per_step", lambda *_: 60.0)
+    study, _ = parse([f"recipe={distilled.world.recipe}", "methods=[base]", "sizes=[14]", "seeds=1", f"teacher.checkpoint={distilled.of('teacher')}"])
+    teacher, base = (*study.teachers(), *study.students())
+    lines = plan(study, check(study), [teacher, base]).splitlines()
+    assert lines[1].endswith(": is there: scored only") and lines[2].endswith(" min")
+    assert lines[3].startswith("2 runs, about " + f"{float(lines[2].split()[-2]) / 60:.1f} hours")
 
 
 def test_a_method_that_does_not_fit_stops_the_study_before_it_begins(distilled, tmp_path):  # noqa: F811
