@@ -10,6 +10,7 @@ import resource
 import statistics
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,6 +80,17 @@ def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
     return next((line for line in lines if tuple(line[part] for part in parts) == key and _of_today(line["settings"], settings) == settings), None)
 
 
+def scored_before(study: Study, job: Job, lines: list[dict]) -> dict | None:
+    """What another seed's line says of the teacher that both are given: the same weights, scored in the same way, have the same figures."""
+    checkpoint = None if job.method != "teacher" or job.network else load(study.arguments(job)).teacher.checkpoint
+    if checkpoint is None:
+        return None
+    alike = [line for seed in study.seeds if (line := find_line(study, replace(job, seed=seed), lines)) is not None and line["path"] == checkpoint]
+    if not alike or weights_hash(load_network(Path(checkpoint))[0]) != alike[0]["sha256"]:
+        return None
+    return {part: alike[0][part] for part in ("path", "sha256", "rows", "cost")}
+
+
 def _of_today(stored: dict, ours: dict) -> dict:
     """The settings of a line, with the defaults of keys that came after it was written."""
     sections = {name: part for name, part in stored.items() if isinstance(part, dict) and name not in ("rendered", "scored")}
@@ -113,16 +125,19 @@ def run_all(study: Study, results: Path) -> list[str]:
         if job.method != "teacher" and teacher is None:
             failed.append(f"{job}: no teacher")
             return
-        log, outcome = (logs / f"{job.name(study.recipe_name())}_seed{job.seed}.{kind}" for kind in ("txt", "json"))
-        arguments = [f"job={job.method}", f"outcome={outcome}", *study.arguments(job, teacher and teacher["path"])]
-        print(f"begun: {job}", file=sys.stderr)
-        if launch([sys.executable, "-m", "askd.study", "run", *arguments], log, environment):
-            *_, last = ["nothing said", *log.read_text().splitlines()]
-            failed.append(f"{job}: {last} (see {log})")
-            return
+        given = scored_before(study, job, lines)
+        if given is None:
+            log, outcome = (logs / f"{job.name(study.recipe_name())}_seed{job.seed}.{kind}" for kind in ("txt", "json"))
+            arguments = [f"job={job.method}", f"outcome={outcome}", *study.arguments(job, teacher and teacher["path"])]
+            print(f"begun: {job}", file=sys.stderr)
+            if launch([sys.executable, "-m", "askd.study", "run", *arguments], log, environment):
+                *_, last = ["nothing said", *log.read_text().splitlines()]
+                failed.append(f"{job}: {last} (see {log})")
+                return
+            given = json.loads(outcome.read_text())
         line = {
             "recipe": study.recipe_name(), "method": job.label, "sizes": job.sizes, "seed": job.seed, "settings": study.settings(job),
-            "teacher": teacher and teacher["sha256"], **json.loads(outcome.read_text()),
+            "teacher": teacher and teacher["sha256"], **given,
         }
         with lock, open(results, "a") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")

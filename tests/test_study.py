@@ -9,8 +9,9 @@ import pytest
 from askd.errors import CheckpointError, RecipeError
 from askd.recipe import load
 from askd.resources import list_resources
-from askd.study import check, find_line, plan, read, report
+from askd.study import check, find_line, plan, read, report, scored_before
 from askd.study_plan import Job, parse
+from askd.teachers import load_network, weights_hash
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -156,6 +157,20 @@ def test_a_plan_spends_nothing_on_a_teacher_that_is_there(distilled, monkeypatch
     lines = plan(study, check(study), [teacher, base]).splitlines()
     assert lines[1].endswith(": is there: scored only") and lines[2].endswith(" min")
     assert lines[3].startswith("2 runs, about " + f"{float(lines[2].split()[-2]) / 60:.1f} hours")
+
+
+def test_a_given_teacher_is_scored_once_for_all_seeds(distilled):  # noqa: F811
+    checkpoint = str(distilled.of("teacher"))
+    study, _ = parse([f"recipe={distilled.world.recipe}", "methods=[base]", "sizes=[14]", "seeds=2", f"teacher.checkpoint={checkpoint}"])
+    first, second = study.teachers()
+    figures = {"path": checkpoint, "sha256": weights_hash(load_network(distilled.of("teacher"))[0]), "rows": [{"size": 112}], "cost": None}
+    key = {"recipe": study.recipe_name(), "method": "teacher", "sizes": [112], "seed": 0, "settings": study.settings(first), "teacher": None}
+    assert scored_before(study, second, [{**key, **figures}]) == figures
+    assert scored_before(study, second, []) is None
+    assert scored_before(study, second, [{**key, **figures, "sha256": "of other weights"}]) is None  # the file has changed since
+    trained, _ = parse([f"recipe={distilled.world.recipe}", "methods=[base]", "sizes=[14]", "seeds=2"])
+    lines = [{**key, **figures, "settings": trained.settings(first)}]
+    assert scored_before(trained, second, lines) is None  # every seed trains its own
 
 
 def test_a_method_that_does_not_fit_stops_the_study_before_it_begins(distilled, tmp_path):  # noqa: F811
