@@ -50,6 +50,10 @@ class Harness:
         self.server = multiprocessing.get_context("forkserver")
         self.server.set_forkserver_preload(["askd.teach", "albumentations"])
         self.hash = self.finish(work / "whole")
+        began = time.monotonic()
+        if self.finish(work / "again") != self.hash:
+            raise SystemExit("two uninterrupted trainings end with different weights")
+        self.seconds = time.monotonic() - began  # of a training, from its start to its end
 
     def start(self, out: Path, half: int = 0) -> BaseProcess:
         """askd.teach into `out`, under way; with half=n it kills itself in the middle of writing its n-th checkpoint."""
@@ -150,7 +154,7 @@ def kill(harness: Harness, kills: int) -> str:
     out = harness.work / "kill0"
     while done < kills:
         process = harness.start(out)
-        process.join(chance.uniform(0.5, 30))
+        process.join(chance.uniform(0, harness.seconds))
         if process.exitcode is None:
             process.kill()
             process.join()
