@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "faults.md"
 PATIENCE = 3600  # seconds
 EVERY = 2  # steps between checkpoints
+ALIKE = ("train.sync_bn=true", "network.dropout=0", "train.optimizer=sgd", "train.lr=0.05")  # where ranks change nothing (AdamW divides rounding by itself)
 DEFAULTS = {"kills": "50", "steps": "24", "only": "kill,write,sigterm,disk,corrupt,rank,ranks"}
 TITLES = {
     "kill": "kill -9 at random moments", "write": "kill -9 in the middle of writing a checkpoint", "sigterm": "SIGTERM",
@@ -55,16 +56,16 @@ class Harness:
             raise SystemExit("two uninterrupted trainings end with different weights")
         self.seconds = time.monotonic() - began  # of a training, from its start to its end
 
-    def start(self, out: Path, half: int = 0) -> BaseProcess:
+    def start(self, out: Path, half: int = 0, keys: tuple[str, ...] = ()) -> BaseProcess:
         """askd.teach into `out`, under way; with half=n it kills itself in the middle of writing its n-th checkpoint."""
         out.mkdir(parents=True, exist_ok=True)
-        process = self.server.Process(target=teach, args=([f"recipe={self.recipe}", f"out={out}"], out, half))
+        process = self.server.Process(target=teach, args=([f"recipe={self.recipe}", f"out={out}", *keys], out, half))
         process.start()
         return process
 
-    def finish(self, out: Path) -> str:
+    def finish(self, out: Path, keys: tuple[str, ...] = ()) -> str:
         """Trains to the end; the hash of the weights."""
-        process = self.start(out)
+        process = self.start(out, keys=keys)
         process.join(PATIENCE)
         if process.exitcode != 0:
             raise SystemExit(f"{out}: exit status {process.exitcode}: {said(out)}")
@@ -224,12 +225,12 @@ def corrupt(harness: Harness, kills: int) -> str:
     return f"\"{warned[0].replace(str(folder_of(out)), '...')}\"; {result}"
 
 
-def torchrun(harness: Harness, out: Path, processes: int, restarts: int = 0) -> subprocess.Popen:
+def torchrun(harness: Harness, out: Path, processes: int, restarts: int = 0, keys: tuple[str, ...] = ()) -> subprocess.Popen:
     out.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
     with open(out / "said.txt", "a") as words:
         return subprocess.Popen(
-            [*command, "-m", "askd.teach", f"recipe={harness.recipe}", f"out={out}"], stdout=words, stderr=words,
+            [*command, "-m", "askd.teach", f"recipe={harness.recipe}", f"out={out}", *keys], stdout=words, stderr=words,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         )
 
@@ -265,21 +266,22 @@ def rank(harness: Harness, kills: int) -> str:
 
 
 def ranks(harness: Harness, kills: int) -> str:
-    out = harness.work / "ranks"
-    job = torchrun(harness, out, 2)
+    """Under the conditions in which the number of ranks changes nothing but the order of sums."""
+    alone, out = harness.work / "one", harness.work / "ranks"
+    harness.finish(alone, ALIKE)
+    job = torchrun(harness, out, 2, keys=ALIKE)
     wait_for_steps(out, job, 9)
     os.kill(rank_process(job.pid, 0), signal.SIGKILL)
     job.wait(PATIENCE)
     at = max(Checkpoints(folder_of(out) / "checkpoints").steps())
-    harness.finish(out)
-    lines = [json.loads(line) for line in (folder_of(out) / "metrics.jsonl").read_text().splitlines()]
-    losses, whole = ({line["step"]: line["loss"] for line in of if "loss" in line} for of in (lines, [
-        json.loads(line) for line in (folder_of(harness.work / "whole") / "metrics.jsonl").read_text().splitlines()]))
-    weights, other = (load_weights(folder_of(place))[0] for place in (out, harness.work / "whole"))
+    harness.finish(out, ALIKE)
+    losses, whole = ({line["step"]: line["loss"] for line in map(json.loads, (folder_of(place) / "metrics.jsonl").read_text().splitlines())
+                      if "loss" in line} for place in (out, alone))
+    weights, other = (load_weights(folder_of(place))[0] for place in (out, alone))
     apart = max(float((weights[name].double() - other[name].double()).norm() / other[name].double().norm().clamp_min(1e-9)) for name in weights)
-    return (f"went on from step {at}; every step logged once: {sorted(losses) == list(range(1, harness.steps + 1))}; last loss "
-            f"{losses[harness.steps]:.4f}, of one uninterrupted process {whole[harness.steps]:.4f}, weights {apart:.1%} apart at most (batch norms of "
-            "two ranks see half a batch each, unless train.sync_bn joins them)")
+    curve = max(abs(losses[step] - whole[step]) / whole[step] for step in whole)
+    return (f"`{' '.join(ALIKE)}`: went on from step {at}; every step logged once: {sorted(losses) == list(range(1, harness.steps + 1))}; losses of all "
+            f"steps within {curve:.1e}, weights within {apart:.1e} of one uninterrupted process's (float32, relative)")
 
 
 def wait_for_steps(out: Path, process: BaseProcess | subprocess.Popen, steps: int) -> None:

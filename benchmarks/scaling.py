@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from askd.collectives import Ranks, rank, reduce_sum, world_size
@@ -95,8 +95,8 @@ def predicted(pieces: dict, world: int, rows: int, classes: int, rate: float) ->
     }
 
 
-def whole_step(name: str, rows: int, classes: int, rate: float) -> tuple[Callable[[], None], nn.Module]:
-    """Backbone under DDP and sharded head, as training steps them."""
+def whole_step(name: str, rows: int, classes: int, rate: float) -> tuple[Callable[[], None], Callable[[], int]]:
+    """Backbone under DDP and sharded head, as training steps them; and how many bytes their tensors hold between steps."""
     torch.manual_seed(0)
     backbone = make_backbone(name, attention="cbam", embedding=WIDTH).to(memory_format=torch.channels_last)
     head = ShardedHead(WIDTH, classes, sample_rate=rate, ranks=Ranks())
@@ -111,11 +111,17 @@ def whole_step(name: str, rows: int, classes: int, rate: float) -> tuple[Callabl
         clip_gradient([*backbone.parameters(), head.centres], 5.0, shards)
         optimizer.step()
 
-    return step, head
+    def held() -> int:
+        state = [value for one in optimizer.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
+        parameters = [*backbone.parameters(), head.centres]
+        gradients = [parameter.grad for parameter in backbone.parameters() if parameter.grad is not None]
+        return sum(each.numel() * each.element_size() for each in [*parameters, *gradients, *state])
+
+    return step, held
 
 
 def measured(number: int, world: int, folder: str, given: dict) -> None:
-    """One rank's share of the check: processor time and what training holds on top of an idle process."""
+    """One rank's share of the check: processor time, and what its tensors hold."""
     torch.set_num_threads(1)
     if world > 1:
         distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=number, world_size=world)
@@ -123,11 +129,9 @@ def measured(number: int, world: int, folder: str, given: dict) -> None:
     if world == 2:
         results["exchange"] = exchange_pieces(rounds)
     for rate in RATES:
-        before = resident()
-        step, _ = whole_step(given["checked"], 16 // world, classes, rate)
+        step, held = whole_step(given["checked"], 16 // world, classes, rate)
         step()
-        held = resident() - before
-        results[str(rate)] = {"seconds": seconds({"step": step}, rounds)["step"], "held": held}
+        results[str(rate)] = {"seconds": seconds({"step": step}, rounds)["step"], "held": held()}
         del step
     if rank() == 0:
         Path(folder, f"{world}.json").write_text(json.dumps(results))
