@@ -119,7 +119,7 @@ def choose_faces(run: Path, meta: dict, overrides: Sequence[str]) -> tuple[faces
             raise RecipeError(f"{run} has no recipe.yaml, so there is nothing for {' '.join(overrides)} to change; leave it out")
         return faces.rendered(), sorted({112, *meta["sizes"]}, reverse=True), None
     recipe = load([f"recipe={run / 'recipe.yaml'}", *overrides])
-    training, name = open_training(recipe)[1], None
+    training, name = open_training(recipe, together=False)[1], None
     for pairs in open_sets(recipe):
         if isinstance(pairs, PairSet) and pairs.same.any() and not pairs.same.all():
             name = pairs.name

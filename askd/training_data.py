@@ -14,12 +14,16 @@ from askd.errors import DataError, RecipeError
 from askd.schema import OnBadImage, Recipe
 
 
-def open_training(recipe: Recipe) -> tuple[Card, FaceSet, FaceSet | None]:
-    """The card, the training faces, and the held-out identities (None without data.holdout); renders a demo set that is not there."""
+def open_training(recipe: Recipe, together: bool = True) -> tuple[Card, FaceSet, FaceSet | None]:
+    """The card, the training faces, and the held-out identities (None without data.holdout); renders a demo set that is not there.
+
+    together: all ranks call this, and wait for the one that renders; False where one rank does alone, whose barrier would meet another's.
+    """
     card = load_card(recipe.data.set)
     if dist.is_main():
         card.prepare(recipe.data.path, workers=max(recipe.data.workers, os.cpu_count() or 1), progress=show_rendering)
-    dist.barrier()
+    if together:
+        dist.barrier()
     faces = card.training_faces(recipe.data.path, min_images=recipe.data.min_images)
     if dist.is_main():
         for finding in card.check(recipe.data.path):
