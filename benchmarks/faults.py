@@ -34,7 +34,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "faults.md"
 PATIENCE = 3600  # seconds
 EVERY = 2  # steps between checkpoints
-ALIKE = ("train.sync_bn=true", "network.dropout=0", "train.optimizer=sgd", "train.lr=0.0005")  # where ranks change nothing but rounding, and a step does not enlarge it
+# where the number of ranks changes nothing but rounding, and a step does not enlarge that
+ALIKE = ("train.sync_bn=true", "network.dropout=0", "train.optimizer=sgd", "train.lr=0.0005")
 DEFAULTS = {"kills": "50", "steps": "24", "only": "kill,write,sigterm,disk,corrupt,rank,ranks"}
 TITLES = {
     "kill": "kill -9 at random moments", "write": "kill -9 in the middle of writing a checkpoint", "sigterm": "SIGTERM",

@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from askd.engine.step import Stepper
 from askd.models import make_backbone
 from askd.recipe import load
 from askd.teachers import load_backbone, weights_hash
-from tiny import distilled, run, world  # noqa: F401, fixtures
+from tiny import PATIENCE, REPOSITORY, distilled, run, world  # noqa: F401, fixtures
 
 ROLES = ("teacher", "baseline", "student")
 STEPS = 3
@@ -285,3 +287,14 @@ def test_each_random_source_did_take_part(uninterrupted, random_recipe, tmp_path
         assert done.status == 0, done.err
         folder, = (tmp_path / "runs" / name / "student").iterdir()
         assert losses(folder)[1]["loss"] != first, off
+
+
+def test_the_whole_job_on_two_processes_ends_well(distilled, tmp_path):  # noqa: F811
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "askd.distill"]
+    done = subprocess.run(
+        [*launch, f"recipe={distilled.world.recipe}", f"teacher.checkpoint={distilled.of('teacher')}"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}, timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr  # what rank 0 does alone at the end, export above all, must wait for nobody
+    assert (tmp_path / "runs" / "mini" / "benchmark" / "seed0" / "results.json").is_file()
+    assert (tmp_path / "runs" / "mini" / "export" / "seed0" / "student.onnx").is_file()

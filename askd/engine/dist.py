@@ -41,10 +41,8 @@ def init_from_env(device: str | torch.device = "cpu") -> Iterator[torch.device]:
         store = distributed.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=number, world_size=world)
-    patience = 2.0  # seconds; where this rank fails alone, the others will not come
     try:
         yield device
-        patience = 600.0
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
@@ -53,25 +51,7 @@ def init_from_env(device: str | torch.device = "cpu") -> Iterator[torch.device]:
             f"rank {number} lost another process of the job; look for that one's error. Started again, training goes on from the newest checkpoint"
         ) from error
     finally:
-        _wait_for_all(store, world, patience)
         distributed.destroy_process_group()
-
-
-def _wait_for_all(store: distributed.Store, world: int, patience: float) -> None:
-    """Returns once every rank has come this far, or after `patience` seconds.
-
-    A rank that closes its connections breaks the last collective of one that is still in it: gloo completes a barrier on each rank
-    by itself. The store is not part of that.
-    """
-    key = f"askd_leaves_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    until = time.monotonic() + patience
-    try:
-        there = store.add(key, 1)
-        while there < world and time.monotonic() < until:
-            time.sleep(0.02)
-            there = store.add(key, 0)
-    except RuntimeError:  # whoever held the store has seen all of them, and left
-        return
 
 
 def all_reduce_mean(values: dict[str, float]) -> dict[str, float]:
