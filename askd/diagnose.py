@@ -56,35 +56,48 @@ def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path,
 
     On the first set of pairs of eval.sets, at `size` pixels, images as the run's training saw them.
     """
-    pairs = next((one for one in open_sets(recipe) if isinstance(one, PairSet) and one.same.any() and not one.same.all()), None)
-    if pairs is None:
-        raise DataError(f"no set of eval.sets={recipe.eval.sets} holds genuine and impostor pairs; name one that does")
-    degradation, quantise = recipe.data.degradation.name, recipe.data.quantise
-    images = decode_all(pairs.images, pairs.image_names)
-    with choose_precision(recipe.precision.name, device).autocast():
-        plain, mirrored = embed(network, images, size, degradation, device=device, batch=recipe.eval.batch, quantise=quantise)
-    entries = similarities(plain, network.learners, pairs.left, pairs.right, pairs.same)
-    parts = [np.split(side, network.learners, axis=1) for side in (plain, mirrored)]
-    rows = {f"learner {m + 1}": figures(ours, theirs, pairs, recipe) for m, (ours, theirs) in enumerate(zip(*parts))}
-    whole = figures(plain, mirrored, pairs, recipe)
+    pairs, images = set_of_pairs(recipe)
+    document = examine(recipe, network, size, pairs, images, device)
+    rows, whole = document["learners"], document["ensemble"]
     out.mkdir(parents=True, exist_ok=True)
     log = run / LEARNERS
-    training = [json.loads(line) for line in (log.read_text().splitlines() if log.is_file() else [])]
-    document = {
-        "set": pairs.name, "size": size, "protocol": recipe.eval.protocols[0].name, "bins": np.linspace(-1, 1, BINS + 1).round(9).tolist(),
-        "overall": overall(entries), "pairs": entries, "over_training": training, "learners": rows, "ensemble": whole,
-    }
+    document["over_training"] = [json.loads(line) for line in (log.read_text().splitlines() if log.is_file() else [])]
     write_whole(out / "learners.json", lambda path: path.write_text(json.dumps(document, indent=1)))
-    panels = [(f"step {line['step']}", line["pairs"]) for line in training] or [(f"{pairs.name}, at the end", entries)]
+    panels = [(f"step {line['step']}", line["pairs"]) for line in document["over_training"]] or [(f"{pairs.name}, at the end", document["pairs"])]
     save(similarity_figure(panels), out / "similarities.png")
     measure = "accuracy" if whole["accuracy"] is not None else "auc"
     plot_learners({name.split()[1]: 100 * row[measure] for name, row in rows.items()}, 100 * whole[measure], f"{measure} (%)", out / "accuracy.png")
     if network.masks is not None:
+        degradation = recipe.data.degradation.name
         chosen = images[distinct_faces(pairs, FACES)].to(device)
-        seen = degrade(chosen, size, EVALUATION_OF.get(degradation, degradation), quantise=quantise)
+        seen = degrade(chosen, size, EVALUATION_OF.get(degradation, degradation), quantise=recipe.data.quantise)
         faces = seen.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         plot_masks(faces, network.masks_of(to_unit(seen)).float().cpu().numpy(), out / "masks.png")
     return table(rows | {"ensemble": whole}, document["overall"], pairs.name, size)
+
+
+def set_of_pairs(recipe: Recipe) -> tuple[PairSet, torch.Tensor]:
+    """The first of eval.sets that holds genuine and impostor pairs, and its images, decoded; DataError where none does."""
+    pairs = next((one for one in open_sets(recipe) if isinstance(one, PairSet) and one.same.any() and not one.same.all()), None)
+    if pairs is None:
+        raise DataError(f"no set of eval.sets={recipe.eval.sets} holds genuine and impostor pairs; name one that does")
+    return pairs, decode_all(pairs.images, pairs.image_names)
+
+
+def examine(recipe: Recipe, network: Ensemble, size: int, pairs: PairSet, images: torch.Tensor, device: torch.device) -> dict:
+    """How alike the learners see, and each one's figures beside the ensemble's, with `pairs` at `size` pixels: what learners.json holds."""
+    with choose_precision(recipe.precision.name, device).autocast():
+        plain, mirrored = embed(
+            network, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch, quantise=recipe.data.quantise,
+        )
+    entries = similarities(plain, network.learners, pairs.left, pairs.right, pairs.same)
+    parts = [np.split(side, network.learners, axis=1) for side in (plain, mirrored)]
+    return {
+        "set": pairs.name, "size": size, "protocol": recipe.eval.protocols[0].name, "bins": np.linspace(-1, 1, BINS + 1).round(9).tolist(),
+        "overall": overall(entries), "pairs": entries,
+        "learners": {f"learner {m + 1}": figures(ours, theirs, pairs, recipe) for m, (ours, theirs) in enumerate(zip(*parts))},
+        "ensemble": figures(plain, mirrored, pairs, recipe),
+    }
 
 
 def figures(plain: np.ndarray, mirrored: np.ndarray, pairs: PairSet, recipe: Recipe) -> dict[str, float | None]:

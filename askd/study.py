@@ -17,12 +17,15 @@ import torch
 
 from askd import cli
 from askd.benchmark import benchmark
+from askd.diagnose import examine, set_of_pairs
 from askd.distill import check_first, find_teacher
 from askd.engine import dist
 from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
 from askd.evaluation.comparison import plot_differences, tables
+from askd.evaluation.learner_comparison import learner_table, plot_similarities
 from askd.method import teaches
+from askd.models.ensemble import Ensemble
 from askd.recipe import epochs, fill_defaults, load
 from askd.schema import Recipe
 from askd.step_time import seconds_per_step
@@ -88,7 +91,7 @@ def scored_before(study: Study, job: Job, lines: list[dict]) -> dict | None:
     alike = [line for seed in study.seeds if (line := find_line(study, replace(job, seed=seed), lines)) is not None and line["path"] == checkpoint]
     if not alike or weights_hash(load_network(Path(checkpoint))[0]) != alike[0]["sha256"]:
         return None
-    return {part: alike[0][part] for part in ("path", "sha256", "rows", "cost")}
+    return {part: alike[0][part] for part in ("path", "sha256", "rows", "cost", "learners") if part in alike[0]}
 
 
 def _of_today(stored: dict, ours: dict) -> dict:
@@ -164,13 +167,16 @@ def run_one(argv: list[str]) -> None:
         scored = Path(recipe.out) / recipe.name / "benchmark" / f"seed{recipe.seed}"
         benchmark(recipe, {role: folder}, scored, device)
         memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+        network, meta = load_network(folder)
+        learners = {}
+        if isinstance(network, Ensemble):
+            learners = {"learners": examine(recipe, network.eval().requires_grad_(False).to(device), min(meta["sizes"]), *set_of_pairs(recipe), device)}
     log = folder / "metrics.jsonl"
     logged = map(json.loads, log.read_text().splitlines() if log.is_file() else [])
     rates = [line["images_per_second"] for line in logged if "images_per_second" in line]
-    network, _ = load_network(folder)
     document = {
         "path": str(folder), "sha256": weights_hash(network), "rows": json.loads((scored / "results.json").read_text())["rows"],
-        "cost": {"images_per_second": statistics.median(rates), "memory_gb": memory / 2**30} if rates else None,
+        "cost": {"images_per_second": statistics.median(rates), "memory_gb": memory / 2**30} if rates else None, **learners,
     }
     outcome.write_text(json.dumps(document))
 
@@ -213,11 +219,11 @@ def report(lines: list[dict]) -> str:
             sizes = [112] if role == "teacher" else line["settings"]["sizes"]
             group = groups.setdefault(f"{line['recipe']}, {json.dumps(line['settings'], sort_keys=True)}", [])
             group.append({"method": method, "sizes": sizes, "seed": line["seed"], "rows": rows, "cost": None})
-    return "\n".join(f"## {name}\n\n{tables(group)}" for name, group in groups.items())
+    return "\n".join(f"## {name}\n\n{tables(group)}\n{learner_table(group)}" for name, group in groups.items())
 
 
 def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
-    """OUT/report.md, which states the protocol, and OUT/differences.png."""
+    """OUT/report.md, which states the protocol, OUT/differences.png and, of ensembles, OUT/similarities.png."""
     apart = ", but for those that change the network, which have a teacher of their own" if any(job.network for job in study.teachers()) else ""
     missing = len(study.teachers()) + len(study.students()) - len(lines)
     data, network, learns = recipe.data, recipe.network, recipe.train
@@ -230,16 +236,19 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
         f"{learns.epochs:g} epochs (the teacher {epochs(recipe, 'teacher'):g}) of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same weights to start from, the same images in "
         "the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. Differences are paired by "
-        "seed; intervals are Student's t over seeds, and say how training varies, not how the test people do.",
+        "seed; intervals are Student's t over seeds, and say how training varies, not how the test people do. Of intervals "
+        "without any true difference one in twenty excludes 0 all the same: of a table with many, expect some.",
         "", f"    python -m askd.study {' '.join(study.given)} {again}", "",
-        *([f"**Unfinished: {missing} runs are missing.**", ""] if missing else []), tables(lines),
+        *([f"**Unfinished: {missing} runs are missing.**", ""] if missing else []), tables(lines), learner_table(lines),
     ]
     if plot_differences(lines, study.out / "differences.png"):
         text.append("![differences](differences.png)\n")
+    if plot_similarities(lines, study.out / "similarities.png"):
+        text.append("![cosines between learners](similarities.png)\n")
     partial = study.out / "report.md.tmp"
     partial.write_text("\n".join(text))
     os.replace(partial, study.out / "report.md")
-    print(tables(lines))
+    print("\n".join([tables(lines), learner_table(lines)]))
 
 
 if __name__ == "__main__":

@@ -125,14 +125,17 @@ def test_older_results_can_still_be_reported():
 def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     teacher = distilled.of("teacher").parent / "seed{seed}"
     asked = [f"recipe={distilled.world.recipe}", "sizes=[14]", "seeds=[0]", f"teacher.checkpoint={teacher}", "out=here", "threads=1"]
-    done = run("study", *asked, "methods=[base,kd,askd_channel+se]", cwd=tmp_path)
+    done = run("study", *asked, "methods=[base,kd,askd_channel+se,abe2+from_random]", cwd=tmp_path)
     assert done.status == 0, done.err
     lines = read(tmp_path / "here" / "results.jsonl")
     assert [(line["method"], line["sizes"], line["seed"]) for line in lines] == [
-        ("teacher", [112], 0), ("teacher, attention=se", [112], 0), ("base", [14], 0), ("kd", [14], 0), ("askd_channel+se", [14], 0)]
+        ("teacher", [112], 0), ("teacher, attention=se", [112], 0), ("base", [14], 0), ("kd", [14], 0), ("askd_channel+se", [14], 0), ("abe2+from_random", [14], 0)]
     plain, se, *students = lines
-    assert [line["teacher"] for line in students] == [plain["sha256"], plain["sha256"], se["sha256"]] and plain["sha256"] != se["sha256"]
-    assert [{row["size"] for row in line["rows"]} for line in lines] == [{112, 14}, {112, 14}, {14}, {14}, {14}]
+    assert [line["teacher"] for line in students] == [plain["sha256"], plain["sha256"], se["sha256"], plain["sha256"]] and plain["sha256"] != se["sha256"]
+    assert [{row["size"] for row in line["rows"]} for line in lines] == [{112, 14}, {112, 14}, {14}, {14}, {14}, {14}]
+    assert [("learners" in line) for line in lines] == [False, False, False, False, False, True]
+    learners = lines[-1]["learners"]
+    assert learners["set"] == "verify" and learners["size"] == 14 and list(learners["learners"]) == ["learner 1", "learner 2"]
     assert all(line["cost"]["images_per_second"] > 0 and line["cost"]["memory_gb"] > 0.1 for line in lines)
     first = [json.loads((tmp_path / "here" / "runs" / f"mini_{method}_14px" / role / "seed0" / "metrics.jsonl").read_text().splitlines()[0])
              for method, role in (("base", "baseline"), ("kd", "student"))]
@@ -140,9 +143,11 @@ def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     text = (tmp_path / "here" / "report.md").read_text()
     assert "| kd - base | 14 |" in text and "which have a teacher of their own" in text and "one teacher per seed" in text and "differences.png" in text and "Unfinished" not in text
     assert (tmp_path / "here" / "differences.png").is_file() and not list(tmp_path.rglob("*.tmp"))
+    assert f"| abe2+from_random | 14 | {learners['overall']['self']:.3f} |" in text and f"| abe2+from_random | 14 | {learners['overall']['self']:.3f} |" in done.out
+    assert (tmp_path / "here" / "similarities.png").is_file() and "(similarities.png)" in text
 
     before = (tmp_path / "here" / "results.jsonl").read_bytes()
-    planned = run("study", *asked, "methods=[base,kd,askd_channel+se,embedding]", "dry_run=true", cwd=tmp_path)
+    planned = run("study", *asked, "methods=[base,kd,askd_channel+se,abe2+from_random,embedding]", "dry_run=true", cwd=tmp_path)
     assert planned.status == 0, planned.err
     jobs = [line for line in planned.out.splitlines() if " at " in line and "seed" in line]
     states = {line.split(" at ")[0].strip(): line.rsplit(": ", 1)[1] for line in jobs}

@@ -61,21 +61,30 @@ def tables(lines: Sequence[dict]) -> str:
             cells = {(label, size): values_of(lines, label, size, name, protocol, figure) for label in labels for size in sizes}
             if any(cells.values()):
                 title = f"### {name}, protocol {protocol}: {figure} (%)"
-                parts += [title, _means(labels, sizes, cells), _differences(labels, sizes, cells)]
+                parts += [title, _means(labels, sizes, cells, one_network(lines)), _differences(labels, sizes, cells)]
     costs = [line for line in lines if line["cost"]]
     return "\n\n".join([*parts, *(["### Cost of training", _cost(costs)] if costs else [])]) + "\n"
 
 
-def _means(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values]) -> str:
+def one_network(lines: Sequence[dict]) -> set[str]:
+    """Labels of which every line is of the very same weights, as a given teacher's of all seeds: it has no spread over seeds."""
+    hashes: dict[str, list] = {}
+    for line in lines:
+        hashes.setdefault(label_of(line), []).append(line.get("sha256"))
+    return {label for label, found in hashes.items() if len(found) > 1 and len(set(found)) == 1 and found[0] is not None}
+
+
+def _means(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values], single: set[str]) -> str:
     rows = [["mean ± standard deviation over seeds (how many)", *(f"{size} px" for size in sizes)]]
     for label in labels:
         row = [label]
         for size in sizes:
             found = [100 * value for value in cells[label, size].values()]
-            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-            row.append(f"{statistics.fmean(found):.2f}{spread} ({len(found)})" if found else "")
+            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 and label not in single else ""
+            many = "one for all" if label in single else len(found)
+            row.append(f"{statistics.fmean(found):.2f}{spread} ({many})" if found else "")
         rows.append(row)
-    return _grid(rows)
+    return grid(rows)
 
 
 def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values]) -> str:
@@ -90,7 +99,7 @@ def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[
                 bounds = "one seed: none" if interval.low is None else f"{interval.low:+.2f}, {interval.high:+.2f}"
                 real = "" if interval.low is None else "yes" if interval.low > 0 or interval.high < 0 else "no"
                 rows.append([what, str(size), ", ".join(f"{p:+.2f}" for p in points), f"{interval.value:+.2f} [{bounds}]", real])
-    return _grid(rows)
+    return grid(rows)
 
 
 def _cost(lines: Sequence[dict]) -> str:
@@ -101,10 +110,11 @@ def _cost(lines: Sequence[dict]) -> str:
         memory = max(line["cost"]["memory_gb"] for line in lines if label_of(line) == label)
         relative = f"{rates[label] / rates['base']:.2f}" if rates.get("base") else ""
         rows.append([label, f"{rates[label]:.1f}", relative, f"{memory:.1f}"])
-    return _grid(rows)
+    return grid(rows)
 
 
-def _grid(rows: Sequence[Sequence[str]]) -> str:
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown table of cells, the first row its head."""
     head, *body = rows
     ruled = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(row)} |" for row in ruled)

@@ -22,11 +22,11 @@ def similarities(embeddings: np.ndarray, learners: int, left: np.ndarray, right:
     for p in range(learners):
         for q in range(p, learners):
             a, b = parts[:, p], parts[:, q]
-            across = np.concatenate([_cosines(a[left], b[right]), _cosines(a[right], b[left])] if p != q else [_cosines(a[left], a[right])])
+            across = np.concatenate([_cosines(a, b, left, right), _cosines(a, b, right, left)] if p != q else [_cosines(a, a, left, right)])
             genuine = np.concatenate([same, same]) if p != q else same
             cosines = {"positive": across[genuine], "negative": across[~genuine]}
             if p != q:
-                cosines["self"] = _cosines(a, b)
+                cosines["self"] = _cosines(a, b, np.arange(len(a)), np.arange(len(b)))
             entries.append({"learners": [p + 1, q + 1], **{kind: _summary(found) for kind, found in cosines.items() if len(found)}})
     return entries
 
@@ -47,8 +47,10 @@ def pooled(entries: list[dict], kind: str) -> np.ndarray | None:
     return np.sum(chosen, axis=0) if chosen else None
 
 
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("nd,nd->n", a, b).clip(-1, 1)
+def _cosines(a: np.ndarray, b: np.ndarray, left: np.ndarray, right: np.ndarray, block: int = 1 << 16) -> np.ndarray:
+    """Of rows `left` of a with rows `right` of b, in blocks: all pairs of a set's people are millions."""
+    found = [np.einsum("nd,nd->n", a[left[start:start + block]], b[right[start:start + block]]) for start in range(0, len(left), block)]
+    return np.concatenate(found or [np.empty(0)]).clip(-1, 1)
 
 
 def _summary(cosines: np.ndarray) -> dict:

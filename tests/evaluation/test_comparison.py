@@ -45,6 +45,13 @@ def test_the_tables_say_it_all():
         assert row in text, text
 
 
+def test_one_teacher_of_all_seeds_has_no_spread():
+    given = [{**line("teacher", seed, 0.95, sizes=(112,), at=112), "sha256": "same"} for seed in (0, 1, 2)]
+    trained = [{**line("base", seed, 0.8), "sha256": f"own {seed}"} for seed in (0, 1, 2)]
+    text = tables(given + trained)
+    assert "| teacher | 95.00 (one for all) |" in text and "| base |  | 80.00 ± 0.00 (3) |" in text
+
+
 def test_a_method_that_changes_the_network_is_compared_with_its_own_baseline():
     labels = ["teacher", "teacher, attention=se", "base", "askd", "base+se", "askd_channel+se", "base+se+from_random", "kd+se+from_random", "askd+kernel3"]
     assert compared(labels) == [

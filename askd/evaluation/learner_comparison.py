@@ -1,0 +1,58 @@
+"""Ensembles over seeds: how alike their learners see, and what each learner is worth beside the ensemble, of a study's lines.
+
+A line is comparison's, with "learners": what diagnose.examine found, of a network that is an ensemble.
+"""
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+
+from askd.evaluation.comparison import grid, label_of
+from askd.evaluation.figures import save
+from askd.evaluation.intervals import mean_and_t_interval
+from askd.evaluation.learner_figures import similarity_figure
+from askd.evaluation.learners import KINDS
+
+
+def learner_table(lines: Sequence[dict]) -> str:
+    """Markdown, a row per method and size, means ± standard deviations over seeds; empty where no line is of an ensemble.
+
+    The mean cosine of self, genuine and impostor pairs; AUC (%) of the mean and the best learner and of all together; the difference
+    to the best learner in points, paired by seed. The best is chosen on the very pairs, which favours the learner.
+    """
+    groups: dict[tuple[str, int], list[dict]] = {}
+    for line in lines:
+        if line.get("learners"):
+            groups.setdefault((label_of(line), line["learners"]["size"]), []).append(line["learners"])
+    if not groups:
+        return ""
+    head = ["method", "px", "one image, two learners", "genuine", "impostor", "mean learner", "best learner", "ensemble", "ensemble - best [95 % t interval]"]
+    rows = [head]
+    for (label, size), found in groups.items():
+        single = [[100 * row["auc"] for row in one["learners"].values()] for one in found]
+        best, whole = [max(aucs) for aucs in single], [100 * one["ensemble"]["auc"] for one in found]
+        cosines = [_mean([one["overall"][kind] for one in found if kind in one["overall"]], 3) for kind in KINDS]
+        gain = ""
+        if len(single[0]) > 1:
+            interval = mean_and_t_interval([ours - theirs for ours, theirs in zip(whole, best)])
+            gain = f"{interval.value:+.2f} " + ("[one seed: none]" if interval.low is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]")
+        rows.append([label, str(size), *cosines, _mean([statistics.fmean(aucs) for aucs in single]), _mean(best), _mean(whole), gain])
+    first = next(iter(groups.values()))[0]
+    return f"### Learners: mean cosines, and AUC (%) on {first['set']}, protocol {first['protocol']}\n\n{grid(rows)}\n"
+
+
+def plot_similarities(lines: Sequence[dict], path: str | os.PathLike) -> bool:
+    """Histograms of cosines between learners at the end of training, a panel per method and size, of its first seed; False without any."""
+    panels = {}
+    for line in lines:
+        if line.get("learners") and "self" in line["learners"]["overall"]:
+            panels.setdefault(f"{label_of(line)}, {line['learners']['size']} px", line["learners"]["pairs"])
+    if panels:
+        save(similarity_figure(list(panels.items()), most=len(panels)), path)
+    return bool(panels)
+
+
+def _mean(values: Sequence[float], digits: int = 2) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}" if values else ""
