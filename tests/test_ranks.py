@@ -25,6 +25,7 @@ from askd.engine.step import Stepper
 from askd.engine.trace import LossTrace
 from askd.heads.classifier import MarginHead
 from askd.heads.sharded import ShardedHead
+from askd.models.ensemble import Ensemble
 from askd.models.iresnet import IResNet
 from askd.models.sync_bn import synchronise_batch_norms
 from askd.recipe import load
@@ -239,9 +240,23 @@ def few_drawn() -> dict[str, Tensor]:
     return {"loss": loss.detach(), "embedding": embedding.grad[:2] / world_size(), "rows": head.centres.grad.coalesce().indices()}
 
 
+def ensemble_step(synchronised: bool) -> dict[str, Tensor]:
+    """The gradient of a loss on five images by an ABE-2 of which the ranks see two and three, and its running statistics."""
+    torch.manual_seed(3)
+    ensemble = Ensemble(lambda: IResNet((1, 1, 1, 1), (4, 6, 8, 10), stem_stride=2, embedding=4), learners=2).double()
+    trunk = synchronise_batch_norms(Trunk(ensemble), CPU) if synchronised else Trunk(ensemble)
+    trunk = DistributedDataParallel(trunk) if world_size() > 1 else trunk
+    images, target = torch.randn(5, 3, 112, 112).double(), torch.randn(5, 8).double()
+    own = slice(5 * rank() // world_size(), 5 * (rank() + 1) // world_size())
+    ((trunk(images[own]).embedding * target[own]).sum() * world_size() / 5).backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in ensemble.parameters() if parameter.requires_grad])
+    return {"gradient": gradient, **{name: buffer.clone() for name, buffer in ensemble.named_buffers()}}
+
+
 def with_two_ranks(recipe: Path, data_out: Path) -> dict[str, Any]:
     """One process spawn for all that two ranks are needed for besides."""
-    return {"overflow": overflown(), "few": few_drawn(), "verbs": verbs(recipe, data_out)}
+    ensembles = {synchronised: ensemble_step(synchronised) for synchronised in (True, False)}
+    return {"overflow": overflown(), "few": few_drawn(), "ensembles": ensembles, "verbs": verbs(recipe, data_out)}
 
 
 def verbs(recipe: Path, out: Path) -> dict[str, float]:
@@ -259,6 +274,11 @@ def test_the_verbs_train_alike_on_two_processes(world, tmp_path):  # noqa: F811
     assert [result["overflow"] for result in results] == [(1, 32768.0, True)] * 2
     assert_alike(results[0]["few"], few_drawn(), 1e-12)
     assert results[1]["few"]["rows"].shape == (1, 0)
+    alone = ensemble_step(True)
+    for result in results:
+        assert_alike(result["ensembles"][True], alone, 1e-10, "ensemble")
+    with pytest.raises(AssertionError):  # without it every rank has statistics of its own
+        assert_alike(results[0]["ensembles"][False], alone, 1e-2)
     for role, folder in verbs(world.recipe, tmp_path / "one").items():
         two = results[0]["verbs"][role]
         for name in ("model.safetensors", "head.safetensors"):

@@ -5,20 +5,27 @@ import torch
 from torch import Tensor, nn
 
 from askd.collectives import reduce_sum, world_size
+from askd.models.ensemble import LearnerNorm
 
 
 def synchronise_batch_norms(network: nn.Module, device: torch.device) -> nn.Module:
     """The network with its batch norms so, parameters and buffers being the same tensors; nothing to do for one process."""
     if world_size() == 1:
         return network
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for name, child in network.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(network, name, _WholeBatchNorm.like(child))
-        else:
-            synchronise_batch_norms(child, device)
+    if device.type == "cuda":  # all but an ensemble's, which torch does not know
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    _replace(network)
     return network
+
+
+def _replace(network: nn.Module) -> None:
+    for name, child in network.named_children():
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            setattr(network, name, _WholeBatchNorm.like(child))
+        elif isinstance(child, LearnerNorm):
+            setattr(network, name, _WholeLearnerNorm.like(child))
+        else:
+            _replace(child)
 
 
 class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -41,12 +48,40 @@ class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
     @torch.compiler.disable  # its collectives are no part of a graph
     def _over_ranks(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        normalised, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        normalised, *statistics = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        _keep(self, *statistics)
         return normalised
+
+
+class _WholeLearnerNorm(LearnerNorm):
+    """An ensemble's batch norm: every learner's statistics are of its own rows on all ranks, in one exchange for all learners."""
+
+    @classmethod
+    def like(cls, norm: LearnerNorm) -> _WholeLearnerNorm:
+        """With the norm's parameters, buffers and options."""
+        made = cls(norm, len(norm.running_mean))
+        made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._over_ranks(x) if self.training else super().forward(x)
+
+    @torch.compiler.disable  # see _WholeBatchNorm
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        learners = len(self.running_mean)
+        apart = x.unflatten(0, (learners, -1)).transpose(0, 1).flatten(1, 2)  # (M B, C, ...) -> (B, M C, ...)
+        normalised, *statistics = _Normalise.apply(apart, self.weight.repeat(learners), self.bias.repeat(learners), self.eps)
+        _keep(self, *statistics)
+        return normalised.unflatten(1, (learners, -1)).transpose(0, 1).flatten(0, 1)
+
+
+@torch.no_grad()
+def _keep(norm: _WholeBatchNorm | _WholeLearnerNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Move a norm's running statistics towards a batch's, whose channels are theirs, row after row."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean.view_as(norm.running_mean).to(norm.running_mean.dtype), norm.momentum)
+    unbiased = (variance * count / (count - 1)).view_as(norm.running_var)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
 
 
 class _Normalise(torch.autograd.Function):
