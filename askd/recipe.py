@@ -21,7 +21,10 @@ from askd.recipe_checks import check_values
 from askd.resources import find_resource, list_resources
 from askd.schema import Augment, Distill, Recipe
 
-GONE = {"data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror"}
+GONE = {  # keys that are looked for where they are not
+    "data.flip": "data.augment=flip mirrors and does nothing else (the default), data.augment=none does not mirror",
+    "distill.divergence": "an ensemble learns it with or without a teacher: head.divergence",
+}
 
 
 def load(argv: list[str], start: dict | None = None) -> Recipe:

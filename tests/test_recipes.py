@@ -259,6 +259,7 @@ def test_every_recipe_mirrors_and_does_nothing_else(name):
     ("arguments", "said"),
     [
         (["data.flip=false"], "data.flip; data.augment=flip mirrors.*data.augment=none does not"),
+        (["distill.divergence.weight=1"], "distill.divergence; .*: head.divergence"),
         (["data.augment=surveillance"], "data.quantise must be true with data.augment=surveillance"),
         (["data.sampler=identities"], "data.images_per_identity must be a divisor of train.batch=64.*got None"),
         (["data.sampler=identities", "data.images_per_identity=5"], "a divisor of train.batch=64.*got 5"),
