@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -253,10 +254,18 @@ def ensemble_step(synchronised: bool) -> dict[str, Tensor]:
     return {"gradient": gradient, **{name: buffer.clone() for name, buffer in ensemble.named_buffers()}}
 
 
+def timm_norm() -> Tensor:
+    """Five images through timm's batch norm with an activation of its own, of which the ranks see two and three."""
+    torch.manual_seed(4)
+    images = torch.randn(5, 3, 4, 4).double()
+    norm = synchronise_batch_norms(nn.Sequential(BatchNormAct2d(3)).double(), CPU)
+    return norm(images[5 * rank() // world_size() : 5 * (rank() + 1) // world_size()]).detach()
+
+
 def with_two_ranks(recipe: Path, data_out: Path) -> dict[str, Any]:
     """One process spawn for all that two ranks are needed for besides."""
     ensembles = {synchronised: ensemble_step(synchronised) for synchronised in (True, False)}
-    return {"overflow": overflown(), "few": few_drawn(), "ensembles": ensembles, "verbs": verbs(recipe, data_out)}
+    return {"overflow": overflown(), "few": few_drawn(), "ensembles": ensembles, "timm": timm_norm(), "verbs": verbs(recipe, data_out)}
 
 
 def verbs(recipe: Path, out: Path) -> dict[str, float]:
@@ -274,6 +283,7 @@ def test_the_verbs_train_alike_on_two_processes(world, tmp_path):  # noqa: F811
     assert [result["overflow"] for result in results] == [(1, 32768.0, True)] * 2
     assert_alike(results[0]["few"], few_drawn(), 1e-12)
     assert results[1]["few"]["rows"].shape == (1, 0)
+    assert_alike(torch.cat([result["timm"] for result in results]), timm_norm(), 1e-12, "timm's")
     alone = ensemble_step(True)
     for result in results:
         assert_alike(result["ensembles"][True], alone, 1e-10, "ensemble")

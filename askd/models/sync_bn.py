@@ -1,7 +1,11 @@
-"""Batch norm over the whole batch that lies on several ranks: torch's SyncBatchNorm on CUDA, the same for the CPU, which torch's refuses."""
+"""Batch norm over the whole batch that lies on several ranks: torch's SyncBatchNorm on CUDA, the same for the CPU, which torch's refuses.
+
+An ensemble's batch norms, which torch does not know, are ours on both.
+"""
 from __future__ import annotations
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from askd.collectives import reduce_sum, world_size
@@ -12,8 +16,8 @@ def synchronise_batch_norms(network: nn.Module, device: torch.device) -> nn.Modu
     """The network with its batch norms so, parameters and buffers being the same tensors; nothing to do for one process."""
     if world_size() == 1:
         return network
-    if device.type == "cuda":  # all but an ensemble's, which torch does not know
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if device.type == "cuda":  # timm's, as torch's would drop the activations that are part of timm's own batch norms
+        network = convert_sync_batchnorm(network)
     _replace(network)
     return network
 
@@ -29,13 +33,13 @@ def _replace(network: nn.Module) -> None:
 
 
 class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm1d and 2d on the CPU; every rank has at least one row."""
+    """BatchNorm1d and 2d on the CPU, and what timm's have behind them, dropout and activation; every rank has at least one row."""
 
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> _WholeBatchNorm:
-        """With a plain batch norm's parameters, buffers and options."""
+        """With a batch norm's parameters, buffers, submodules and options."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
+        made._parameters, made._buffers, made._modules, made.training = norm._parameters, norm._buffers, norm._modules, norm.training
         return made
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -43,7 +47,10 @@ class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"expected (B, C) or (B, C, H, W), got {tuple(x.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._over_ranks(x) if self.training else super().forward(x)
+        x = self._over_ranks(x) if self.training else super().forward(x)
+        for behind in self.children():
+            x = behind(x)
+        return x
 
     @torch.compiler.disable  # its collectives are no part of a graph
     def _over_ranks(self, x: Tensor) -> Tensor:
