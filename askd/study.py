@@ -73,14 +73,18 @@ def check(study: Study) -> Recipe:
 
 
 def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
-    """The finished run of a job, with its very settings and, for a student, taught by the teacher that stands for its seed."""
+    """The finished run of a job, scored at its sizes, with its very settings and, for a student, taught by the teacher that stands for its seed."""
     taught_by = None
     if job.method != "teacher":
         teacher = find_line(study, study.teacher_of(job), lines)
         taught_by = teacher and teacher["sha256"]
     key, settings = (study.recipe_name(), job.label, list(job.sizes), job.seed, taught_by), study.settings(job)
     parts = ("recipe", "method", "sizes", "seed", "teacher")
-    return next((line for line in lines if tuple(line[part] for part in parts) == key and _of_today(line["settings"], settings) == settings), None)
+    sizes = set(study.scored_at(job))
+    return next((
+        line for line in lines if tuple(line[part] for part in parts) == key and _of_today(line["settings"], settings) == settings
+        and sizes <= {row["size"] for row in line["rows"]}
+    ), None)
 
 
 def scored_before(study: Study, job: Job, lines: list[dict]) -> dict | None:

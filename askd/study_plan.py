@@ -97,6 +97,10 @@ class Study:
         given = [argument.replace("{seed}", str(self.seeds[0])) for argument in self.given]
         return load(given if method is None else [*given, f"method={method}"])
 
+    def scored_at(self, job: Job) -> tuple[int, ...]:
+        """The sizes at which a job's network is scored: a student's own; a teacher's 112 and all of its students'."""
+        return tuple(sorted({112, *(size for sizes in self.sizes for size in sizes)}, reverse=True)) if job.method == "teacher" else job.sizes
+
     @cache
     def settings(self, job: Job) -> dict:
         """All that a job's figures depend on besides its seed: its training view, its teacher's origin, what was rendered, what scores it."""
@@ -112,11 +116,10 @@ class Study:
     def arguments(self, job: Job, teacher: str | None = None) -> list[str]:
         """The command line of one run. teacher: where its teacher lies, once that is known."""
         given = [argument.replace("{seed}", str(job.seed)) for argument in self.given]
-        every = sorted({112, *(size for sizes in self.sizes for size in sizes)}, reverse=True) if job.method == "teacher" else job.sizes
         network = job.network if job.method == "teacher" else self.taught_as(job.method)
         # A teacher of another architecture is trained in a folder of its own, whatever checkpoint the recipe's own has.
         out = self.out / "runs" / "_".join(map(_slug, job.network)) if job.network else self.out / "runs"
-        common = [*given, f"seed={job.seed}", f"out={out}", f"eval.sizes={list(every)}", *network, *(["teacher.checkpoint=null"] if network else [])]
+        common = [*given, f"seed={job.seed}", f"out={out}", f"eval.sizes={list(self.scored_at(job))}", *network, *(["teacher.checkpoint=null"] if network else [])]
         if job.method == "teacher":
             return common
         name = job.name(self.recipe_name())

@@ -105,7 +105,7 @@ def test_a_line_from_before_a_key_existed_still_counts():
     teacher, job = study.teachers()[0], Job("askd", (14,), 0)
     lines = [
         {"recipe": "lfw_x8", "method": one.method, "sizes": list(one.sizes), "seed": 0, "settings": json.loads(json.dumps(study.settings(one))),
-         "teacher": None if one is teacher else "t", "sha256": "t"} for one in (teacher, job)
+         "teacher": None if one is teacher else "t", "sha256": "t", "rows": [{"size": size} for size in study.scored_at(one)]} for one in (teacher, job)
     ]
     assert find_line(study, job, lines) is lines[1]
     for line in lines:
@@ -115,6 +115,21 @@ def test_a_line_from_before_a_key_existed_still_counts():
     lines[1]["settings"]["train"]["clip"] = 3.0
     assert find_line(study, job, lines) is None
     assert find_line(study, Job("askd", (14,), 0), lines[1:]) is None  # no teacher, no student
+
+
+def test_a_teacher_is_scored_again_where_a_study_gains_sizes():
+    study, _ = parse(["recipe=lfw_x8", "methods=[base]", "sizes=[14]", "seeds=1"])
+    grown, _ = parse(["recipe=lfw_x8", "methods=[base]", "sizes=[28,14]", "seeds=1"])
+    lines = [
+        {"recipe": "lfw_x8", "method": job.method, "sizes": list(job.sizes), "seed": 0, "settings": study.settings(job),
+         "teacher": None if job.method == "teacher" else "t", "sha256": "t", "rows": [{"size": size} for size in study.scored_at(job)]}
+        for job in (*study.teachers(), *study.students())
+    ]
+    teacher, base = study.teachers()[0], study.students()[0]
+    assert find_line(study, teacher, lines) is lines[0] and find_line(grown, teacher, lines) is None
+    again = {**lines[0], "rows": [{"size": size} for size in (112, 28, 14)]}
+    assert find_line(grown, teacher, [*lines, again]) is again and find_line(study, teacher, [*lines, again]) is lines[0]
+    assert find_line(grown, base, [*lines, again]) is lines[1]  # the student of the very teacher stands
 
 
 def test_older_results_can_still_be_reported():
@@ -168,7 +183,7 @@ def test_a_given_teacher_is_scored_once_for_all_seeds(distilled):  # noqa: F811
     checkpoint = str(distilled.of("teacher"))
     study, _ = parse([f"recipe={distilled.world.recipe}", "methods=[base]", "sizes=[14]", "seeds=2", f"teacher.checkpoint={checkpoint}"])
     first, second = study.teachers()
-    figures = {"path": checkpoint, "sha256": weights_hash(load_network(distilled.of("teacher"))[0]), "rows": [{"size": 112}], "cost": None}
+    figures = {"path": checkpoint, "sha256": weights_hash(load_network(distilled.of("teacher"))[0]), "rows": [{"size": 112}, {"size": 14}], "cost": None}
     key = {"recipe": study.recipe_name(), "method": "teacher", "sizes": [112], "seed": 0, "settings": study.settings(first), "teacher": None}
     assert scored_before(study, second, [{**key, **figures}]) == figures
     assert scored_before(study, second, []) is None

@@ -16,12 +16,15 @@ from matplotlib.figure import Figure
 from askd.evaluation.intervals import Interval, mean_and_t_interval
 
 Values = dict[int, float]  # by seed
-FIGURES = ("accuracy", "auc")
+FAR = "0.001"  # of which tables give TAR; written as rows have it
+TAR = f"TAR at FAR {FAR}"
+FOR_ALL = ", one for all sizes"
+FIGURES = ("accuracy", "auc", TAR)
 
 
 def label_of(line: dict) -> str:
     """A run's name in tables: its method, and whether one network serves several sizes."""
-    return line["method"] if len(line["sizes"]) == 1 else f"{line['method']}, one for all sizes"
+    return line["method"] if len(line["sizes"]) == 1 else line["method"] + FOR_ALL
 
 
 def baseline_of(label: str, labels: Sequence[str]) -> str:
@@ -32,16 +35,33 @@ def baseline_of(label: str, labels: Sequence[str]) -> str:
 
 
 def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Every label that is compared, with its baseline; teachers and `base` itself are not."""
-    return [(label, baseline_of(label, labels)) for label in labels if label != "base" and label.split(",")[0] != "teacher"]
+    """Every label that is compared, with what it is compared with: its baseline; teachers and `base` itself are not.
+
+    One network for all sizes is compared with the same method's students of one size each, which says what sharing costs or gives, and with
+    the baseline's network for all sizes, which says what the method does; with `base` where the study has neither.
+    """
+    pairs = []
+    for label in labels:
+        alone = label.removesuffix(FOR_ALL)
+        if label == "base" or alone.split(",")[0] == "teacher":
+            continue
+        base = baseline_of(alone, labels)
+        others = [base] if label == alone else [other for other in (alone, base + FOR_ALL) if other in labels and other != label] or [base]
+        pairs += [(label, other) for other in others]
+    return pairs
 
 
 def values_of(lines: Sequence[dict], label: str, size: int, name: str, protocol: str, figure: str) -> Values:
     """A figure of one label at one size on one set under one protocol, by seed; seeds without it are left out."""
     return {
-        line["seed"]: row[figure] for line in lines if label_of(line) == label for row in line["rows"]
-        if (row["set"], row["protocol"], row["size"]) == (name, protocol, size) and row[figure] is not None
+        line["seed"]: value for line in lines if label_of(line) == label for row in line["rows"]
+        if (row["set"], row["protocol"], row["size"]) == (name, protocol, size) and (value := figure_of(row, figure)) is not None
     }
+
+
+def figure_of(row: dict, figure: str) -> float | None:
+    """One of FIGURES of a row; None where the set cannot give it: accuracy without folds, TAR with fewer impostors than 1 / FAR."""
+    return row.get("tar", {}).get(FAR) if figure == TAR else row[figure]
 
 
 def paired(first: Values, second: Values) -> tuple[list[float], Interval] | None:
@@ -68,10 +88,10 @@ def tables(lines: Sequence[dict]) -> str:
 
 def one_network(lines: Sequence[dict]) -> set[str]:
     """Labels of which every line is of the very same weights, as a given teacher's of all seeds: it has no spread over seeds."""
-    hashes: dict[str, list] = {}
+    hashes: dict[str, dict[int, str | None]] = {}  # by label and seed; one seed may have lines of several sizes
     for line in lines:
-        hashes.setdefault(label_of(line), []).append(line.get("sha256"))
-    return {label for label, found in hashes.items() if len(found) > 1 and len(set(found)) == 1 and found[0] is not None}
+        hashes.setdefault(label_of(line), {})[line["seed"]] = line.get("sha256")
+    return {label for label, found in hashes.items() if len(found) > 1 and len(set(found.values())) == 1 and None not in found.values()}
 
 
 def _means(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values], single: set[str]) -> str:
@@ -130,7 +150,7 @@ def plot_differences(lines: Sequence[dict], path: str | os.PathLike) -> bool:
     panels = []
     for name in names:
         rows = [row for line in lines for row in line["rows"] if row["set"] == name]
-        protocol, figure = rows[0]["protocol"], next(f for f in FIGURES if f == "auc" or rows[0][f] is not None)
+        protocol, figure = rows[0]["protocol"], "auc" if rows[0]["accuracy"] is None else "accuracy"
         bars = {}
         for size in sorted({row["size"] for row in rows}, reverse=True):
             for label, base in pairs:

@@ -40,7 +40,7 @@ def test_the_tables_say_it_all():
         "| kd |  | 83.50 ± 3.54 (2) |", "| askd |  | 79.00 (1) |",
         "| headroom: teacher at full resolution - base | 14 | +15.00, +15.00 | +15.00 [+15.00, +15.00] | yes |",
         "| kd - base | 14 | +1.00, +4.00 | +2.50 [-16.56, +21.56] | no |", "| askd - base | 14 | -1.00 | -1.00 [one seed: none] |  |",
-        "| kd, one for all sizes - base | 14 | -10.00 |", "| kd | 85.0 | 0.85 | 1.5 |",
+        "| kd, one for all sizes - kd | 14 | -11.00 |", "| kd | 85.0 | 0.85 | 1.5 |",
     ):
         assert row in text, text
 
@@ -52,6 +52,21 @@ def test_one_teacher_of_all_seeds_has_no_spread():
     assert "| teacher | 95.00 (one for all) |" in text and "| base |  | 80.00 ± 0.00 (3) |" in text
 
 
+def test_a_teacher_scored_again_at_more_sizes_counts_once():
+    twice = [{**line("teacher", 0, 0.95, sizes=(112,), at=at), "sha256": "same"} for at in (112, 112, 14)]
+    assert "| teacher | 95.00 (1) | 95.00 (1) |" in tables(twice)
+
+
+def test_tar_where_there_are_enough_impostors():
+    lines = [line("base", 0, 0.8), line("kd", 0, 0.9), line("base", 0, 0.7, at=28), line("kd", 0, 0.7, at=28)]
+    assert "TAR" not in tables(lines)  # rows of old files have none
+    for entry, tar in zip(lines, (0.5, 0.625, None, 0.3)):
+        entry["rows"][0]["tar"] = {"0.01": 0.9, "0.001": tar}
+    text = tables(lines).split("TAR at FAR 0.001 (%)")[1]
+    assert "| base |  | 50.00 (1) |" in text and "| kd | 30.00 (1) | 62.50 (1) |" in text
+    assert "| kd - base | 14 | +12.50 |" in text and "| 28 |" not in text
+
+
 def test_a_method_that_changes_the_network_is_compared_with_its_own_baseline():
     labels = ["teacher", "teacher, attention=se", "base", "askd", "base+se", "askd_channel+se", "base+se+from_random", "kd+se+from_random", "askd+kernel3"]
     assert compared(labels) == [
@@ -59,6 +74,9 @@ def test_a_method_that_changes_the_network_is_compared_with_its_own_baseline():
         ("kd+se+from_random", "base+se+from_random"), ("askd+kernel3", "base"),
     ]
     assert baseline_of("kd+se, one for all sizes", labels) == "base+se"
+    assert compared(["base, one for all sizes"]) == [("base, one for all sizes", "base")]
+    assert compared(["base", "base, one for all sizes", "askd", "askd, one for all sizes"]) == [
+        ("base, one for all sizes", "base"), ("askd", "base"), ("askd, one for all sizes", "askd"), ("askd, one for all sizes", "base, one for all sizes")]
     text = tables([line("base+se", 0, 0.80), line("askd_channel+se", 0, 0.83), line("teacher, attention=se", 0, 0.95, sizes=(112,), at=112)])
     assert "| askd_channel+se - base+se | 14 | +3.00 |" in text and "teacher, attention=se -" not in text and "| teacher, attention=se | 95.00 (1) |" in text
 
