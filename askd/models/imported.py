@@ -4,20 +4,21 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from askd.errors import CheckpointError
+from askd.models.convention import read_convention
 from askd.models.features import Backbone
 from askd.models.imported_mobilefacenet import MOBILEFACENETS, MobileFaceNetFormat
 from askd.models.iresnet import LAYOUTS, WIDTHS, IResNet
 
 KNOWN = (
     "known are released A-SKD networks (*_net.ckpt) and state dicts of arcface_torch IResNets (backbone.pth) and of MobileFaceNets "
-    "(InsightFace_Pytorch, face.evoLVe, arcface_torch)"
+    "(InsightFace_Pytorch, face.evoLVe, cavaface, arcface_torch)"
 )
 
 
@@ -29,6 +30,7 @@ class ForeignFormat:
     trunk: dict[str, str]
     block: dict[str, str]
     bgr: bool
+    optional: dict[str, float] = field(default_factory=dict)  # their keys that a file may lack, and what stands for them
     make = IResNet
     layouts = LAYOUTS
     standard = {"widths": WIDTHS}
@@ -112,9 +114,10 @@ def import_checkpoint(path: str | Path) -> tuple[Backbone, dict]:
 
     path: a released A-SKD `{'iters', 'net_state_dict'}` file or its bare state dict, or the state dict of an arcface_torch
     IResNet or of a MobileFaceNet; with or without DataParallel's `module.` prefix. Keys and shapes tell blocks, widths, CBAM, embedding.
-    A network trained on BGR has its first convolution's input channels reversed: the result takes RGB, as all ours.
+    A network trained on BGR has its first convolution's input channels reversed: the result takes RGB, as all ours. Which it was is the
+    format's custom, unless NAME.yaml beside the file says `colour`, as for ONNX files (face.evoLVe has InsightFace_Pytorch's keys, and RGB).
     The embedding's batch norm keeps the file's weight (learnt in A-SKD, 1 in arcface_torch), without gradient.
-    The dict: `source`; `backbone`, a name of BACKBONES, or None where no name fits; `network`, make_backbone's options
+    The dict: `source`; `trained_on`, RGB or BGR; `backbone`, a name of BACKBONES, or None where no name fits; `network`, make_backbone's options
     (the class's, with blocks and widths, where backbone is None); `input`; `iterations`, None where the file has none.
     Raises CheckpointError for a missing, corrupt or unknown file, and keys missing, left over or misshaped.
     """
@@ -132,10 +135,11 @@ def import_checkpoint(path: str | Path) -> tuple[Backbone, dict]:
             backbone = foreign.make(**layout, **network)
     except ValueError as error:
         raise CheckpointError(f"{path}, a {foreign.name}: {error}") from None
-    backbone.load_state_dict(to_our_keys(state, backbone, foreign, path), strict=True, assign=True)
+    bgr = _is_bgr(path, foreign)
+    backbone.load_state_dict(to_our_keys(state, backbone, foreign, path, bgr), strict=True, assign=True)
     name = next((name for name, known in foreign.layouts.items() if {**foreign.standard, **known} == layout), None)
     return backbone, {
-        "source": foreign.name, "backbone": name, "network": network if name else layout | network,
+        "source": foreign.name, "trained_on": "BGR" if bgr else "RGB", "backbone": name, "network": network if name else layout | network,
         "iterations": iterations,
         "input": {"size": 112, "colour": "RGB", "mean": 127.5, "std": 127.5, "layout": "NCHW"},
     }
@@ -185,7 +189,20 @@ def strip_data_parallel(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def to_our_keys(state: dict[str, Tensor], backbone: Backbone, foreign: ForeignFormat | MobileFaceNetFormat, path: Path) -> dict[str, Tensor]:
+def _is_bgr(path: Path, foreign: ForeignFormat | MobileFaceNetFormat) -> bool:
+    """Whether a network was trained on BGR; CheckpointError where the YAML beside it asks for what cannot be folded into its weights."""
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        return foreign.bgr
+    convention = read_convention(beside)
+    if {*convention["mean"], *convention["std"]} != {127.5}:
+        raise CheckpointError(f"{beside}: a network of ours takes (x - 127.5) / 127.5; say mean: 127.5, std: 127.5 and the colour")
+    return convention["colour"] == "BGR"
+
+
+def to_our_keys(
+    state: dict[str, Tensor], backbone: Backbone, foreign: ForeignFormat | MobileFaceNetFormat, path: Path, bgr: bool,
+) -> dict[str, Tensor]:
     """The weights under our names, float32, first convolution in RGB; CheckpointError unless all keys match.
 
     `num_batches_tracked`, which no output depends on, is taken where present; it starts at 0 in files of old PyTorch.
@@ -197,6 +214,8 @@ def to_our_keys(state: dict[str, Tensor], backbone: Backbone, foreign: ForeignFo
     for ours, key in theirs.items():
         if key not in state and ours.endswith("num_batches_tracked"):
             mapped[ours] = torch.zeros((), dtype=torch.long)
+        elif key not in state and key in foreign.optional:
+            mapped[ours] = torch.full(expected[ours].shape, foreign.optional[key])
         elif key not in state:
             problems.append(f"lacks {key}")
         elif state[key].shape != expected[ours].shape:
@@ -205,7 +224,7 @@ def to_our_keys(state: dict[str, Tensor], backbone: Backbone, foreign: ForeignFo
             mapped[ours] = state[key].to(expected[ours].dtype)
     if problems:
         raise CheckpointError(f"{path} does not fit as {foreign.name}: {_first(problems)}; give an unmodified network")
-    if foreign.bgr:
+    if bgr:
         mapped["stem.0.weight"] = mapped["stem.0.weight"].flip(1)
     return mapped
 

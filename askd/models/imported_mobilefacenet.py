@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -26,7 +26,8 @@ class MobileFaceNetFormat:
     repeated: tuple[str, str, str]
     parts: dict[str, str]
     last: dict[str, str]
-    bgr: bool = False  # they are trained on RGB
+    bgr: bool
+    optional: dict[str, float] = field(default_factory=dict)  # their keys that a file may lack, and what stands for them
     make = MobileFaceNet
     layouts = LAYOUTS
     standard = {"blocks": (4, 6, 2), "scale": 1}
@@ -72,14 +73,17 @@ INSIGHTFACE_PYTORCH = MobileFaceNetFormat(
     repeated=("conv_3.model", "conv_4.model", "conv_5.model"),
     parts={"expand": "conv", "depthwise": "conv_dw", "project": "project"},
     last={"neck.4": "linear", "neck.5": "bn"},
+    bgr=True,  # its data_pipe.py hands mxnet's images, which are cv2's, to PIL, and turns the test sets round
 )
-# The same network with its last layers in a module of their own.
-FACE_EVOLVE = MobileFaceNetFormat(
-    "face.evoLVe MobileFaceNet",
+# The same network with its last layers in a module of their own, and for a time without weight and bias in the very last.
+CAVAFACE = MobileFaceNetFormat(
+    "cavaface MobileFaceNet",
     ends={**INSIGHTFACE_PYTORCH.ends, "neck.1": "output_layer.conv_6_dw"},
     layers=INSIGHTFACE_PYTORCH.layers, halving=INSIGHTFACE_PYTORCH.halving, repeated=INSIGHTFACE_PYTORCH.repeated,
     parts=INSIGHTFACE_PYTORCH.parts,
     last={"neck.4": "output_layer.linear", "neck.5": "output_layer.bn"},
+    bgr=False,
+    optional={"output_layer.bn.weight": 1.0, "output_layer.bn.bias": 0.0},
 )
 ARCFACE_TORCH_MBF = MobileFaceNetFormat(
     "arcface_torch MobileFaceNet",
@@ -89,8 +93,9 @@ ARCFACE_TORCH_MBF = MobileFaceNetFormat(
     repeated=("layers.3.layers", "layers.5.layers", "layers.7.layers"),
     parts={"expand": "layers.0.layers", "depthwise": "layers.1.layers", "project": "layers.2.layers"},
     last={"neck.4": "features.layers.2", "neck.5": "features.layers.3"},
+    bgr=False,
 )
-MOBILEFACENETS = (INSIGHTFACE_PYTORCH, FACE_EVOLVE, ARCFACE_TORCH_MBF)
+MOBILEFACENETS = (INSIGHTFACE_PYTORCH, CAVAFACE, ARCFACE_TORCH_MBF)
 
 
 @cache

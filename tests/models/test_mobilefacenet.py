@@ -34,12 +34,12 @@ def architecture(style, blocks, scale, embedding):
             yield f"{place}.{parts[1]}", middle, middle, 3, stride, middle, True, None
             yield f"{place}.{parts[2]}", middle, outputs, 1, 1, 1, False, "add" if stride == 1 else None
     yield ("conv_6_sep" if named else "conv_sep.layers"), b, 512, 1, 1, 1, True, None
-    gdconv = {"insightface_pytorch": "conv_6_dw", "face_evolve": "output_layer.conv_6_dw", "arcface_torch": "features.layers.0.layers"}
+    gdconv = {"insightface_pytorch": "conv_6_dw", "cavaface": "output_layer.conv_6_dw", "arcface_torch": "features.layers.0.layers"}
     yield gdconv[style], 512, 512, 7, 1, 512, False, "valid"
 
 
 LAST = {
-    "insightface_pytorch": ("linear", "bn"), "face_evolve": ("output_layer.linear", "output_layer.bn"),
+    "insightface_pytorch": ("linear", "bn"), "cavaface": ("output_layer.linear", "output_layer.bn"),
     "arcface_torch": ("features.layers.2", "features.layers.3"),
 }
 
@@ -90,7 +90,7 @@ def reference(state, style, image, **sizes):
 
 @pytest.mark.parametrize("style, sizes, name", [
     ("insightface_pytorch", dict(blocks=(4, 6, 2), scale=1, embedding=128), "mobilefacenet"),
-    ("face_evolve", dict(blocks=(1, 2, 1), scale=1, embedding=16), None),
+    ("cavaface", dict(blocks=(1, 2, 1), scale=1, embedding=16), None),
     ("arcface_torch", dict(blocks=(4, 6, 2), scale=2, embedding=64), "mobilefacenet_x2"),
     ("arcface_torch", dict(blocks=(4, 6, 2), scale=1, embedding=32), "mobilefacenet"),
 ])
@@ -100,12 +100,38 @@ def test_the_usual_implementations_weights_give_their_embeddings(tmp_path, style
     ours, info = import_checkpoint(tmp_path / "foreign.pth")
     image = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(ours.double().eval()(image), reference(state, style, image, **sizes), rtol=1e-8, atol=1e-8)
+        seen = image.flip(1) if style == "insightface_pytorch" else image  # which hands cv2's images, BGR, to its network
+        torch.testing.assert_close(ours.double().eval()(image), reference(state, style, seen, **sizes), rtol=1e-8, atol=1e-8)
     assert info["backbone"] == name and "MobileFaceNet" in info["source"]
+    assert info["trained_on"] == ("BGR" if style == "insightface_pytorch" else "RGB")
     if name is not None:
         with torch.device("meta"):
             rebuilt = make_backbone(name, **info["network"]).state_dict()
         assert {key: value.shape for key, value in rebuilt.items()} == {key: value.shape for key, value in ours.state_dict().items()}
+
+
+def test_a_file_beside_the_weights_says_their_colour(tmp_path):
+    """face.evoLVe has InsightFace_Pytorch's keys, and RGB."""
+    state = foreign_state("insightface_pytorch", blocks=(1, 1, 1), embedding=8)
+    torch.save(state, tmp_path / "foreign.pth")
+    bgr = import_checkpoint(tmp_path / "foreign.pth")[0].state_dict()
+    (tmp_path / "foreign.yaml").write_text("{mean: 127.5, std: 127.5, colour: RGB}")
+    ours, info = import_checkpoint(tmp_path / "foreign.pth")
+    assert info["trained_on"] == "RGB" and torch.equal(ours.state_dict()["stem.0.weight"], bgr["stem.0.weight"].flip(1))
+    (tmp_path / "foreign.yaml").write_text("{mean: 123.675, std: 58.4, colour: RGB}")
+    with pytest.raises(CheckpointError, match=r"foreign.yaml: a network of ours takes \(x - 127.5\) / 127.5"):
+        import_checkpoint(tmp_path / "foreign.pth")
+
+
+def test_a_last_norm_without_weight_and_bias_has_ones_and_zeros(tmp_path):
+    """cavaface had BatchNorm1d(embedding, affine=False) there for a time."""
+    state = foreign_state("cavaface", blocks=(1, 1, 1), embedding=8)
+    full = {**state, "output_layer.bn.weight": torch.ones(8), "output_layer.bn.bias": torch.zeros(8)}
+    plain = {key: value for key, value in state.items() if key not in ("output_layer.bn.weight", "output_layer.bn.bias")}
+    torch.save(full, tmp_path / "full.pth")
+    torch.save(plain, tmp_path / "plain.pth")
+    expected, found = (import_checkpoint(tmp_path / f"{name}.pth")[0].state_dict() for name in ("full", "plain"))
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
 
 @pytest.mark.parametrize("style", LAST)
