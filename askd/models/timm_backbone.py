@@ -34,19 +34,35 @@ class TimmBackbone(nn.Module):
         return self.neck(self.trunk(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """timm's own, in the network's own layout."""
-        return self.trunk.forward_features(x)
+        """timm's own last map, (B, num_features, h, w) whatever the network's own layout; ValueError where it is none."""
+        return as_map(self.trunk, self.trunk.forward_features(x))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """From `forward_features` to the embedding: timm's own pooling, then the neck."""
-        return self.neck(self.trunk.forward_head(features, pre_logits=True))
+        return self.neck(self.trunk.forward_head(as_own(self.trunk, features), pre_logits=True))
 
     def forward_all(self, x: Tensor) -> Features:
         """Embedding and stages of one pass over (B, 3, 112, 112)."""
         if not self.feature_info:
             return Features(self(x), (), ())
         last, stages = self.trunk.forward_intermediates(x, output_fmt="NCHW")
-        return Features(self.forward_head(last), (), tuple(stages))
+        return Features(self.neck(self.trunk.forward_head(last, pre_logits=True)), (), tuple(stages))
+
+
+def as_map(trunk: nn.Module, features: object) -> Tensor:
+    """What timm's `forward_features` gave, as (B, C, h, w): some networks have their channels last. ValueError for tokens or lists."""
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        raise ValueError(f"{type(trunk).__name__} ends in no map (B, C, h, w), but in {getattr(features, 'shape', type(features).__name__)}")
+    return features.permute(0, 3, 1, 2) if _channels_last(trunk) else features
+
+
+def as_own(trunk: nn.Module, maps: Tensor) -> Tensor:
+    """Back from `as_map` to the network's own layout."""
+    return maps.permute(0, 2, 3, 1) if _channels_last(trunk) else maps
+
+
+def _channels_last(trunk: nn.Module) -> bool:
+    return str(getattr(trunk, "output_fmt", "NCHW")).endswith("NHWC")
 
 
 def _create(name: str) -> nn.Module:

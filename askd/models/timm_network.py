@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from askd.errors import CheckpointError
 from askd.models.convention import fed_pixels, in_words, read_convention
 from askd.models.features import Features
+from askd.models.timm_backbone import as_map, as_own
 
 
 class TimmNetwork(nn.Module):
@@ -56,12 +57,12 @@ class TimmNetwork(nn.Module):
         return self.forward_all(image).embedding
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """The last feature map, as timm has it: what Grad-CAM explains an embedding by."""
-        return self.backbone.forward_features(fed_pixels(image, self.input, self.side))
+        """The last feature map (B, C, h, w): what Grad-CAM explains an embedding by. ValueError where the network ends in none."""
+        return as_map(self.backbone, self.backbone.forward_features(fed_pixels(image, self.input, self.side)))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """From there to the embedding."""
-        return self.backbone.forward_head(features)
+        return self.backbone.forward_head(as_own(self.backbone, features))
 
     def fed(self) -> str:
         """The input's convention in words."""

@@ -41,8 +41,8 @@ def test_the_weight_is_the_mean_slope_over_positions():
 
 @pytest.mark.parametrize("network", [
     make_backbone("iresnet10", attention="none", embedding=16), timm.create_model("resnet10t", num_classes=16),
-    make_backbone("timm/resnet10t", embedding=16),
-], ids=["ours", "timm", "timm as ours"])
+    make_backbone("timm/resnet10t", embedding=16), make_backbone("timm/mambaout_femto", embedding=16),
+], ids=["ours", "timm", "timm as ours", "channels last"])
 @pytest.mark.parametrize("paired", [True, False])
 def test_equals_a_transcription(network, paired):
     torch.manual_seed(0)
@@ -71,6 +71,23 @@ def test_a_timm_model_as_a_recogniser_is_cut_where_timm_cuts_it(tmp_path):
     halves, images = halves_of(network), torch.rand(2, 3, 112, 112) * 2 - 1
     assert torch.allclose(halves.head(halves.features(images)), network(images), atol=1e-5)
     assert grad_cam(halves, images).shape[0] == 2 and not network.training
+
+
+def test_maps_of_networks_with_channels_last_are_turned(tmp_path):
+    network = timm.create_model("mambaout_femto", num_classes=0).eval()
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")
+    ours, images = TimmNetwork("mambaout_femto", tmp_path / "w.safetensors").eval(), torch.rand(1, 3, 288, 288)
+    halves = halves_of(ours)
+    maps, last = halves.features(images[..., :112, :112] * 2 - 1), network.forward_features(torch.zeros(1, 3, ours.side, ours.side))
+    assert maps.shape == (1, network.num_features, *last.shape[1:3]) and last.shape[3] == network.num_features
+    assert torch.allclose(halves.head(maps), ours(images[..., :112, :112] * 2 - 1), atol=1e-4)
+
+
+def test_a_list_of_maps_is_no_map():
+    network = make_backbone("timm/efficientvit_m0", embedding=8).eval()
+    network.trunk.forward_features = lambda image: [torch.zeros(1, 3, 4, 4)]
+    with pytest.raises(ValueError, match=r"ends in no map \(B, C, h, w\), but in list"):
+        grad_cam(halves_of(network), torch.zeros(1, 3, 112, 112))
 
 
 def test_heat_is_scaled_by_its_maximum_and_nothing_stays_nothing():
