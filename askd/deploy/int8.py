@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def quantise(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
         try:
             quantize_static(
                 source, target, _Faces(faces), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTISED),
-                nodes_to_exclude=[first_convolution(model), *attention_nodes(model)], per_channel=True, activation_type=QuantType.QUInt8,
+                nodes_to_exclude=[*first_convolution(model), *attention_nodes(model)], per_channel=True, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
             )
         finally:
@@ -36,15 +37,15 @@ def quantise(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
         return onnx.load(target)
 
 
-def first_convolution(model: onnx.ModelProto) -> str:
-    """Name of the convolution that sees the image."""
-    return next(node.name for node in model.graph.node if node.op_type == "Conv" and "image" in node.input)
+def first_convolution(model: onnx.ModelProto) -> list[str]:
+    """Name of the convolution that sees the image, however it is laid out before; none in a network without."""
+    return [node.name for node in model.graph.node if node.op_type == "Conv"][:1]
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that an attention module made, by the module path that torch's exporter notes on each node."""
+    """Names of the nodes that an attention module, a learner's too, made, by the module path that torch's exporter notes on each node."""
     return [node.name for node in model.graph.node if any(
-        prop.key == "pkg.torch.onnx.name_scopes" and ".attention" in prop.value for prop in node.metadata_props)]
+        prop.key == "pkg.torch.onnx.name_scopes" and re.search(r"\.attention|\bmasks\b", prop.value) for prop in node.metadata_props)]
 
 
 class _Faces(CalibrationDataReader):

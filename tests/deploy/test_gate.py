@@ -6,14 +6,16 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 from askd.data.degrade import degrade
 from askd.data.pairs import PairSet
 from askd.deploy import faces, gate
 from askd.deploy.gate import LIMITS, Line, as_camera, judge, measure_thresholds, table, thinned
 from askd.deploy.graph import to_half, with_native_input
-from askd.deploy.int8 import attention_nodes, quantise
+from askd.deploy.int8 import attention_nodes, first_convolution, quantise
 from askd.errors import CheckpointError
+from askd.models import make_backbone
 from askd.runtime.recognizer import MODEL, Recognizer
 from exported import edited, exported, some_faces, with_model  # noqa: F401, a fixture
 
@@ -102,12 +104,28 @@ def test_int8_quantises_what_it_should_and_passes(exported, tmp_path):  # noqa: 
         if node.op_type not in ("Conv", "Gemm"):
             continue
         fed = made.get(node.input[1])
-        if node.name in excluded or "image" in node.input:
+        if node.name in (*excluded, *first_convolution(source)):
             assert fed is None  # float weights
         else:
             assert fed.op_type == "DequantizeLinear" and kind[fed.input[0]] == onnx.TensorProto.INT8
             scales = next(tensor for tensor in model.graph.initializer if tensor.name == fed.input[1])
             assert len(numpy_helper.to_array(scales).ravel()) > 1  # per output channel
+
+
+def test_learners_masks_are_attention_and_the_first_convolution_may_have_the_image_turned(tmp_path):
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = make_backbone("iresnet10", dict(learners=2, branch=3), attention="none", embedding=8)
+
+        def forward(self, image):
+            return self.network(image.flip(1))
+
+    graph = torch.onnx.export(Turned().eval(), (torch.zeros(1, 3, 112, 112),), input_names=["image"], dynamo=True, verbose=False).model_proto
+    convolutions = {node.name: node for node in graph.graph.node if node.op_type == "Conv"}
+    assert len(convolutions.keys() & set(attention_nodes(graph))) == 3  # a block's two, and the last
+    name, = first_convolution(graph)
+    assert "image" not in convolutions[name].input and next(iter(convolutions)) == name
 
 
 def test_as_camera_is_degrade_in_8_bits():
