@@ -11,7 +11,8 @@ def divergence(embeddings: Tensor, margin: float = 1.0, reduction: str = "mean")
 
     Each learner's embedding is normalised first (else scale alone would meet the hinge), so d^2 = 2 - 2 cos, in [0, 4], and with
     margin 1 the term vanishes at cos <= 0.5.
-    reduction: `mean` over images and over the M (M - 1) / 2 pairs of learners; `sum` over both, as the paper writes it.
+    reduction: over the M (M - 1) / 2 pairs of learners; over images it is the mean, so that no weight depends on batch, micro-batches
+    or processes. The paper sums over images too, beside an identity loss that it sums as well.
     Raises ValueError for fewer than two learners: there is no pair to keep apart.
     """
     if embeddings.ndim != 3 or embeddings.shape[1] < 2:
@@ -22,4 +23,4 @@ def divergence(embeddings: Tensor, margin: float = 1.0, reduction: str = "mean")
         unit = F.normalize(embeddings.float(), dim=2)
         p, q = torch.triu_indices(unit.shape[1], unit.shape[1], 1, device=unit.device)
         hinge = (margin - (unit[:, p] - unit[:, q]).square().sum(2)).clamp_min(0)
-    return hinge.mean() if reduction == "mean" else hinge.sum()
+    return hinge.mean() if reduction == "mean" else hinge.sum(1).mean()

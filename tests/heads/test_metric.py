@@ -21,10 +21,10 @@ def squared_distances(embedding):
 
 
 def contrastive_by_hand(embedding, label, margin):
-    """Mean over genuine pairs of d^2, plus mean of margin - d^2 over the impostor pairs nearer than that (ABE, section 4)."""
+    """Mean over genuine pairs of d^2, plus mean over impostor pairs of max(0, margin - d^2): ABE's loss of equally many of both, twice."""
     d2, everyone = squared_distances(embedding), range(len(label))
     genuine = [d2[i][j] for i in everyone for j in everyone if i != j and label[i] == label[j]]
-    impostor = [margin - d2[i][j] for i in everyone for j in everyone if label[i] != label[j] and d2[i][j] < margin]
+    impostor = [max(0.0, margin - d2[i][j]) for i in everyone for j in everyone if label[i] != label[j]]
     return sum(sum(found) / len(found) for found in (genuine, impostor) if found)
 
 

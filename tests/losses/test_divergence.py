@@ -36,7 +36,7 @@ def test_equals_the_loop(seed, batch, learners, width, margin):
     embeddings = draw(seed, batch, learners, width)
     total, terms = naive(embeddings, margin)
     assert terms == batch * learners * (learners - 1) // 2
-    assert divergence(embeddings, margin, "sum").item() == pytest.approx(total, rel=1e-4, abs=1e-5)
+    assert divergence(embeddings, margin, "sum").item() == pytest.approx(total / batch, rel=1e-4, abs=1e-5)
     assert divergence(embeddings, margin, "mean").item() == pytest.approx(total / terms, rel=1e-4, abs=1e-5)
 
 
@@ -72,7 +72,15 @@ def test_scale_alone_meets_no_margin():
 def test_identical_learners_pay_the_whole_margin():
     same = draw(0, 3, 1, 5).expand(3, 4, 5)
     assert divergence(same, margin=0.8).item() == pytest.approx(0.8)
-    assert divergence(same, margin=0.8, reduction="sum").item() == pytest.approx(0.8 * 3 * 6)
+    assert divergence(same, margin=0.8, reduction="sum").item() == pytest.approx(0.8 * 6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_parts_of_a_batch_weigh_as_the_whole(reduction):
+    """Micro-batches and processes average their gradients; a sum over images would shrink with their number."""
+    embeddings = draw(1, 6, 4, 5)
+    parts = torch.stack([divergence(part, reduction=reduction) for part in embeddings.chunk(3)])
+    torch.testing.assert_close(parts.mean(), divergence(embeddings, reduction=reduction))
 
 
 def test_low_precision_embeddings_are_compared_in_float32():
