@@ -26,7 +26,8 @@ def build_backbone(recipe: Recipe, role: str, teacher: Backbone | OnnxNetwork | 
     if recipe.network.initialiser.name == "xavier":
         for module in backbone.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight)
+                for group in module.weight.detach().chunk(getattr(module, "groups", 1)):  # what one group sees and feeds: torch counts all
+                    nn.init.xavier_uniform_(group)
     init = recipe.network.init
     if role == "teacher" or init == "random":
         return backbone
@@ -44,13 +45,13 @@ def build_backbone(recipe: Recipe, role: str, teacher: Backbone | OnnxNetwork | 
 
 
 def start_stages(network: nn.Module, source: nn.Module, name: str) -> None:
-    """Load what `network` has of the source's stages, strictly; its neck, of another width, stays as it is.
+    """Load what `network` has of the source's stages, strictly; its neck, of another width, stays as it is, and what it keeps empty.
 
     Statistics that learners have each begin as the source's.
     """
     own = network.state_dict()
-    given = {key: value for key, value in source.state_dict().items() if not key.startswith("neck.")}
-    kept = {key: value for key, value in own.items() if key.startswith("neck.")}
+    kept = {key: value for key, value in own.items() if key.startswith("neck.") or not value.numel()}
+    given = {key: value for key, value in source.state_dict().items() if not key.startswith("neck.") and key not in kept}
     if isinstance(network.stem, nn.Identity):  # a learner of plain heads has only what lies after the branch
         given = {key: value for key, value in given.items() if key in own}
     given = {key: value.expand_as(own[key]) if key in own and value.ndim + 1 == own[key].ndim else value for key, value in given.items()}

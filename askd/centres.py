@@ -1,6 +1,7 @@
 """Class centres that a teacher gives: the ones it learnt, or the means of its embeddings."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from askd.data.decode import decode_rgb
 from askd.data.faces import FaceSet
 from askd.data.loader import to_unit
-from askd.errors import CheckpointError
+from askd.errors import CheckpointError, DataError
 from askd.models.features import Features
 
 
@@ -62,18 +63,35 @@ def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def mean_centres(teacher: Callable[[Tensor], Features], faces: FaceSet, device: torch.device, batch: int = 128) -> Tensor:
+def mean_centres(
+    teacher: Callable[[Tensor], Features], faces: FaceSet, device: torch.device, batch: int = 128, skip_bad: bool = False,
+) -> Tensor:
     """Every class's mean of the teacher's normalised embeddings of its images at full resolution, and normalised: (C, E), on the CPU.
 
-    Works with any teacher, also one that never saw these people. Decodes and embeds the whole set once.
+    Works with any teacher, also one that never saw these people. Decodes and embeds the whole set once. An image that cannot be read is a
+    DataError, or with skip_bad is left out and named; so is a class of which none can.
     """
-    total = None
+    total, left_out = None, []
     for start in range(0, len(faces), batch):
-        indices = range(start, min(start + batch, len(faces)))
-        pixels = np.stack([decode_rgb(faces.encoded(i), faces.name(i)) for i in indices])
-        image = to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device))
+        pixels, indices = [], []
+        for i in range(start, min(start + batch, len(faces))):
+            try:
+                pixels.append(decode_rgb(faces.encoded(i), faces.name(i)))
+                indices.append(i)
+            except DataError as error:
+                if not skip_bad:
+                    raise
+                left_out.append(str(error))
+        if not indices:
+            continue
+        image = to_unit(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device))
         embedding = F.normalize(teacher(image).embedding.double()).cpu()
         if total is None:
             total = torch.zeros(len(faces.class_names), embedding.shape[1], dtype=torch.float64)
-        total.index_add_(0, torch.from_numpy(np.asarray(faces.labels[indices.start : indices.stop])), embedding)
+        total.index_add_(0, torch.from_numpy(np.asarray(faces.labels)[indices]), embedding)
+    if left_out:
+        print(f"warning: {len(left_out)} images are left out of the class means (data.on_bad_image=skip); the first: {left_out[0]}", file=sys.stderr)
+    empty = [] if total is None else [faces.class_names[i] for i in (total == 0).all(1).nonzero().flatten().tolist()]
+    if total is None or empty:
+        raise DataError(f"no image of {empty[0] if empty else 'any class'} can be read, of which there is no class mean then; remove the class")
     return F.normalize(total).float()

@@ -12,16 +12,21 @@ from askd.benchmark import benchmark, open_sets
 from askd.centres import learnt_centres
 from askd.engine import dist
 from askd.errors import RecipeError
+from askd.heads.metric import METRICS
 from askd.export import export
-from askd.method import check_method, make_terms, teaches
-from askd.recipe import load
-from askd.schema import After, CentreSource, Recipe
+from askd.method import check_method, make_terms, needs_norms, teaches
+from askd.recipe import epochs, load
+from askd.schema import After, CentreSource, Margin, Recipe, Teacher
 from askd.teach import choose_device, train_role
 from askd.teachers import load_network
 from askd.training_data import open_training
 
 WHAT = "Distil a low-resolution student from a high-resolution teacher; trains the teacher first where there is none."
-NOT_INHERITED = ("recipe", "method", "name", "data.sizes", "network.init", "teacher.", "distill.", "baseline.", "head.weight")
+NO_NORMS = "distill.logit compares AdaFace's margin logits, which need the feature norms of a teacher trained with head.kind=adaface (or logits=cosine)"
+NOT_INHERITED = (
+    "recipe", "method", "name", "data.sizes", "network.init", "teacher.checkpoint", "teacher.recipe", "teacher.cache", "distill.", "baseline.",
+    "head.weight",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -44,10 +49,22 @@ def main(argv: list[str]) -> None:
 
 
 def teacher_recipe(recipe: Recipe, argv: list[str]) -> Recipe:
-    """The recipe that trains the teacher: `teacher.recipe` under the same command line, or this one."""
+    """The recipe that trains the teacher: `teacher.recipe` under the same command line, or this one.
+
+    RecipeError where `teacher.epochs` or `teacher.sizes` says otherwise than that recipe, whose own count.
+    """
     if recipe.teacher.recipe is None:
         return recipe
-    return load([f"recipe={recipe.teacher.recipe}", *inherited(argv)])
+    teaching = load([f"recipe={recipe.teacher.recipe}", *inherited(argv)])
+    role = "student" if has_teacher(teaching) else "teacher"
+    sizes = teaching.data.sizes if role == "student" else teaching.teacher.sizes
+    for key, ours, theirs in (
+        ("epochs", recipe.teacher.epochs, epochs(teaching, role)), ("sizes", recipe.teacher.sizes, sizes),
+    ):
+        if ours not in (None, Teacher().sizes, theirs):
+            own = "train.epochs, data.sizes" if role == "student" else f"teacher.{key}"
+            raise RecipeError(f"teacher.{key}={ours}, but {teaching.name}, which trains the teacher, says {theirs}; change that recipe ({own})")
+    return teaching
 
 
 def inherited(argv: list[str]) -> list[str]:
@@ -73,6 +90,14 @@ def check_first(recipe: Recipe, argv: list[str], students: tuple[str, ...] = ())
     checkpoint, teaching, source = recipe.teacher.checkpoint, teacher_recipe(recipe, argv), learnt_from(recipe)
     if checkpoint is None:
         teacher = build_backbone(teaching, "teacher", None)
+        if source and teaching.network.ensemble is not None and (teaching.head.kind is Margin.adaface or teaching.head.subcentres > 1):
+            kind = "AdaFace" if teaching.head.kind is Margin.adaface else "several centres per class"
+            raise RecipeError(f"{source} takes class centres from an ensemble with {kind}, of which no one head can be made; give it source=mean")
+        if source and teaching.head.kind.name in METRICS:
+            raise RecipeError(f"{source} takes class centres from a teacher that {teaching.name} trains with head.kind={teaching.head.kind.name}, "
+                              "which has none; give it source=mean")
+        if needs_norms(recipe) and teaching.head.kind is not Margin.adaface:
+            raise RecipeError(f"{NO_NORMS}, and {teaching.name} trains its own with {teaching.head.kind.name}")
         if source and not teaching.head.weight:
             raise RecipeError(f"{source} takes class centres from a teacher that {teaching.name} trains without any; give it source=mean")
         if source and teaching is not recipe and open_training(teaching)[1].class_names != faces.class_names:
@@ -82,7 +107,9 @@ def check_first(recipe: Recipe, argv: list[str], students: tuple[str, ...] = ())
     else:
         teacher = load_network(checkpoint)[0]
         if source:
-            learnt_centres(Path(checkpoint), faces.class_names, source)
+            state = learnt_centres(Path(checkpoint), faces.class_names, source)
+            if needs_norms(recipe) and "norms.mean" not in state:
+                raise RecipeError(f"{NO_NORMS}, and {checkpoint} has none")
     student = build_backbone(recipe, "student", teacher)  # the baseline is the same
     check_method(recipe, student, teacher, checkpoint or teaching.network.backbone)
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from askd.heads.sharded import ShardedHead
 from askd.models.features import Backbone, Features
 from askd.models.onnx_network import OnnxNetwork
 from askd.models.projections import Projections
-from askd.schema import Attention, CentreSource, Hint, Projection, Recipe
+from askd.schema import Attention, CentreSource, Hint, Logits, Margin, OnBadImage, Projection, Recipe
 from askd.teachers import Frozen
 from askd.terms import REMEDIES, TERMS, Term, divergence_term
 
@@ -44,6 +44,22 @@ def _head_of_width(recipe: Recipe, width: int, classes: int, ranks: Ranks) -> Ma
     if recipe.head.kind.name in METRICS:
         return MetricHead(recipe.head.kind.name, recipe.head.margin)
     return make_head(recipe, width, classes, ranks=ranks)
+
+
+def make_taught_head(recipe: Recipe, width: int, classes: int, subcentres: int = 1, ranks: Ranks = Ranks()) -> MarginHead:
+    """A head for a teacher's class centres, whose logits the recipe's `distill.logit` compares with the student's.
+
+    Where it compares cosines, which have no margin, it is a plain one: AdaFace's norms are not looked for.
+    """
+    if recipe.distill.logit.logits is Logits.cosine:
+        recipe = replace(recipe, head=replace(recipe.head, kind=Margin.arcface, margins=None, h=None))
+    return make_head(recipe, width, classes, subcentres, ranks)
+
+
+def needs_norms(recipe: Recipe) -> bool:
+    """Whether `distill.logit` compares AdaFace's margin logits, which need the mean and spread of the teacher's feature norms."""
+    logit = recipe.distill.logit
+    return logit is not None and logit.logits is Logits.margin and recipe.head.kind is Margin.adaface
 
 
 def make_head(recipe: Recipe, width: int, classes: int, subcentres: int | None = None, ranks: Ranks = Ranks()) -> MarginHead:
@@ -106,13 +122,6 @@ def make_own_terms(recipe: Recipe) -> dict[str, tuple[float, Callable[[Features]
     return {} if term is None else {"divergence": (term.weight, divergence_term(term.margin, term.reduction.name))}
 
 
-def teacher_parts(recipe: Recipe) -> set[str]:
-    """What the recipe's terms look at of the teacher beside its embedding."""
-    distill = recipe.distill
-    stages = distill.feature is not None or distill.relation is not None and distill.relation.cross > 0
-    return ({"attention"} if distill.attention is not None else set()) | ({"stages"} if stages else set())
-
-
 def make_projections(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetwork) -> Projections | None:
     """What the recipe's terms need on the student's side, at random but for no one else's random numbers; None where that is nothing.
 
@@ -144,6 +153,7 @@ def check_method(recipe: Recipe, student: Backbone, teacher: Backbone | OnnxNetw
     trunk, blank = Trunk(student, projections).eval(), torch.zeros(4, 3, 112, 112)
     with torch.no_grad():
         ours, theirs = trunk(blank), (teacher if isinstance(teacher, OnnxNetwork) else teacher.eval()).forward_all(blank)
+        theirs = theirs.only(recipe.distill.teacher_parts())  # as in training
         for name, (_, term) in make_terms(recipe).items():
             try:
                 term(ours, theirs, torch.zeros(4, dtype=torch.long))
@@ -170,7 +180,7 @@ def inherit_centres(
     """
     def centres_of(source: CentreSource, name: str) -> dict[str, torch.Tensor]:
         if source is CentreSource.mean:
-            return {"centres": mean_centres(teacher, faces, device)}
+            return {"centres": mean_centres(teacher, faces, device, skip_bad=recipe.data.on_bad_image is OnBadImage.skip)}
         return learnt_centres(teacher_path, faces.class_names, f"distill.{name}")
 
     inherited, logit = recipe.distill.centres, recipe.distill.logit
@@ -182,6 +192,7 @@ def inherit_centres(
         return None
     state, classes = centres_of(logit.source, "logit"), len(faces.class_names)
     with torch.random.fork_rng(devices=()):
-        theirs = make_head(recipe, state["centres"].shape[1], classes, subcentres=len(state["centres"]) // classes, ranks=ranks)
+        theirs = make_taught_head(recipe, state["centres"].shape[1], classes, len(state["centres"]) // classes, ranks)
     load_whole(theirs, {name: state[name] for name in theirs.state_dict() if name in state}, f"{teacher_path} (its head)")
+    theirs.warmup = head.warmup  # whose margin grows, the teacher's grows with it
     return head, theirs.to(device).requires_grad_(False).eval()

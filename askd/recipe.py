@@ -69,6 +69,15 @@ def _merged(layers: list[tuple[str, dict]], path: Path, method: str | None = Non
     return recipe
 
 
+def method_keys(method: str) -> set[str]:
+    """The dotted keys that the parts of a method, A+B, set; RecipeError for a part that is none."""
+    def leaves(layer: dict, prefix: str) -> set[str]:
+        return set().union(*(
+            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}"} for key, value in layer.items()
+        ))
+    return set().union(*(leaves(layer, "") for part in method.split("+") for _, layer in _read(find_resource("methods", part))))
+
+
 def save(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe as YAML; `load([f"recipe={path}"])` gives it back."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))

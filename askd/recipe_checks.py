@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 
 from askd.errors import RecipeError
 from askd.schema import (
-    Attention, Augment, CbamOrder, CbamParts, CentreSource, FeatureDistance, Hint, Learners, Logits, Margin, Network, Optimizer, Recipe, Sampler,
+    Attention, Augment, CbamOrder, CbamParts, CentreSource, Distance, Distill, FeatureDistance, Hint, Learners, Logits, Margin, Network, Optimizer,
+    Projection, Recipe, Sampler,
 )
 
 
@@ -51,6 +53,8 @@ def check_values(recipe: Recipe) -> None:
             need(0 < length < math.inf, key, length, "above 0")
             warmup = recipe.train.warmup_epochs
             need(warmup < length, "train.warmup_epochs", warmup, f"below {key}={length:g}; set it to 0 for such a short run")
+            grows = recipe.head.warmup_epochs
+            need(grows <= length, "head.warmup_epochs", grows, f"at most {key}={length:g}, or the margin never comes to its own")
     need(0 <= recipe.seed < 2**63, "seed", recipe.seed, "from 0 to 2^63 - 1")
     need(recipe.train.clip is None or recipe.train.clip > 0, "train.clip", recipe.train.clip, "above 0, or null for no limit")
     accumulate, ema = recipe.train.accumulate, recipe.train.ema
@@ -67,6 +71,8 @@ def check_values(recipe: Recipe) -> None:
         value, default = getattr(recipe.network, key), getattr(Network, key)
         need(value is default or recipe.network.attention is Attention.cbam, f"network.{key}", value.name,
              f"{default.name} with network.attention={recipe.network.attention.name}, of which it is no option")
+    spatial = recipe.network.spatial_kernel == 7 or recipe.network.cbam_parts is not CbamParts.channel
+    need(spatial, "network.spatial_kernel", recipe.network.spatial_kernel, "left out with network.cbam_parts=channel, which has no spatial part")
     one_part = recipe.network.cbam_parts is not CbamParts.both
     need(not one_part or recipe.network.cbam_order is CbamOrder.channel_first, "network.cbam_order", recipe.network.cbam_order.name,
          f"channel_first with network.cbam_parts={recipe.network.cbam_parts.name}, which leaves nothing to order")
@@ -86,14 +92,19 @@ def _check_cache(recipe: Recipe, need: Callable[[bool, str, object, str], None])
     augment, distill = recipe.data.augment, recipe.distill
     alone = augment in (Augment.none, Augment.flip)
     need(alone, "teacher.cache", "true", f"false with data.augment={augment.name}, which changes the image that the teacher sees")
-    crossed = distill.relation is not None and distill.relation.cross
-    for key, looks in (("attention", distill.attention is not None), ("feature", distill.feature is not None), ("relation.cross", crossed)):
+    terms = {key.name: term for key in fields(distill) if (term := getattr(distill, key.name)) is not None}
+    for name in terms:
+        looks = Distill(**{name: terms[name]}).teacher_parts()
+        key = "relation.cross" if name == "relation" else name
         need(not looks, "teacher.cache", "true", f"false with distill.{key}, which looks at more than the teacher's embedding")
+    need(bool(terms.keys() - {"centres"}) or not terms, "teacher.cache", "true", "false with distill.centres alone, which asks the teacher for no embedding")
 
 
 def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
     head, distill = recipe.head, recipe.distill
-    if head.kind not in (Margin.contrastive, Margin.triplet):
+    if head.kind is Margin.cosface:
+        need(0 <= head.margin < 2, "head.margin", head.margin, "a difference of cosines, between 0 and 2, with head.kind=cosface")
+    elif head.kind not in (Margin.contrastive, Margin.triplet):
         need(0 <= head.margin < 3.15, "head.margin", head.margin, "in radians, between 0 and pi")
     is_combined = head.kind is Margin.combined
     need((head.margins is not None) == is_combined, "head.margins", head.margins, "m1, m2, m3 with head.kind=combined, and null without it")
@@ -108,9 +119,12 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
     need(head.sample_rate == 1 or head.weight > 0, "head.sample_rate", head.sample_rate, "1 with head.weight=0, which sees no classes")
     need(0 <= head.weight < math.inf, "head.weight", head.weight, "at least 0")
     _check_ensemble(recipe, need)
-    for name in ("attention", "feature", "relation", "logit", "embedding"):
-        term = getattr(distill, name)
-        need(term is None or 0 <= term.weight < math.inf, f"distill.{name}.weight", term and term.weight, "at least 0")
+    for name in (key.name for key in fields(distill)):
+        weight = getattr(getattr(distill, name), "weight", 0)
+        need(0 <= weight < math.inf, f"distill.{name}.weight", weight, "at least 0")
+    if distill.attention is not None:
+        parts = [distill.attention.channel, distill.attention.spatial]
+        need(_weighs(parts), "distill.attention", parts, "channel and spatial of 0 or more, one of them above 0")
     if distill.feature is not None:
         stages = distill.feature.stages
         distinct = bool(stages) and min(stages) >= 1 and len(set(stages)) == len(stages)
@@ -120,18 +134,24 @@ def _check_method(recipe: Recipe, need: Callable[[bool, str, object, str], None]
             need(hint is Hint.none, "distill.feature.hint", hint.name, "none with distance=at, which sums over channels")
     if distill.relation is not None:
         factors = [distill.relation.distance, distill.relation.angle, distill.relation.cross]
-        need(min(factors) >= 0 < max(factors), "distill.relation", factors, "distance, angle and cross of 0 or more, one of them above 0")
+        need(_weighs(factors), "distill.relation", factors, "distance, angle and cross of 0 or more, one of them above 0")
         need(recipe.train.batch >= 3, "train.batch", recipe.train.batch, "3 or more with distill.relation")
     if distill.logit is not None:
         need(distill.logit.temperature > 0, "distill.logit.temperature", distill.logit.temperature, "above 0")
         need(head.sample_rate == 1, "head.sample_rate", head.sample_rate, "1 with distill.logit, which compares all classes")
         means = distill.logit.source is CentreSource.mean and distill.logit.logits is Logits.margin and head.kind is Margin.adaface
         need(not means, "distill.logit.source", "mean", "learnt with AdaFace's margin logits, which need feature norms (or logits=cosine)")
+    if distill.centres is not None and distill.centres.source is CentreSource.mean:
+        need(head.subcentres == 1, "head.subcentres", head.subcentres, "1 with distill.centres.source=mean, which gives one centre per class")
     for name in ("logit", "centres"):
         if getattr(distill, name) is not None:
             need(head.weight > 0, "head.weight", head.weight, f"above 0 when distill.{name} is on: it needs class centres of the student")
     learns = head.weight > 0 or not recipe.baseline.enabled
     need(learns, "baseline.enabled", "true", "false with head.weight=0, which leaves it nothing to learn from")
+
+
+def _weighs(factors: list[float]) -> bool:
+    return all(0 <= factor < math.inf for factor in factors) and any(factors)
 
 
 def _check_ensemble(recipe: Recipe, need: Callable[[bool, str, object, str], None]) -> None:
@@ -146,6 +166,10 @@ def _check_ensemble(recipe: Recipe, need: Callable[[bool, str, object, str], Non
         need(ensemble.depth >= 1, "network.ensemble.depth", ensemble.depth, "at least 1")
         masks = ensemble.kind is Learners.abe or ensemble.depth == 1
         need(masks, "network.ensemble.depth", ensemble.depth, "left out with network.ensemble.kind=heads, which has no attention modules")
+        term = recipe.distill.embedding
+        reaches = term is None or term.distance is Distance.cosine or term.projection is Projection.linear
+        need(reaches, "distill.embedding.projection", "none",
+             f"linear with distance=l2 and network.ensemble, whose embeddings all have the length {learners**0.5:.3g}")
         centres = recipe.distill.centres is None
         need(centres, "distill.centres", "a section", "null with network.ensemble, whose learners have class centres each (distill.logit takes them)")
     if divergence is not None:

@@ -1,7 +1,7 @@
 """The schema of a recipe: every key with its type, default, unit and meaning; askd.recipe loads it, --help prints it."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Optional
 
@@ -116,7 +116,7 @@ class DivergenceTerm:
     """Squared distance (0..4) of unit vectors from which on two learners are far enough apart: 1 is a cosine of 0.5."""
     reduction: Reduction = Reduction.mean
     """mean over images and pairs of learners, beside the identity loss's mean over learners: weight 1 is then as the paper's at M = 3, and
-    its sums over learners and pairs weigh the term (M-1)/2 times as much; sum over both."""
+    its sums over learners and pairs weigh the term (M-1)/2 times as much; sum over pairs, mean over images."""
 
 
 @dataclass
@@ -164,6 +164,8 @@ class AttentionTerm:
     distance: Distance = Distance.cosine
     """1 - cos of two maps, or their mean squared difference (an ablation of the paper)."""
 
+    teacher_parts = {"attention"}
+
 
 @dataclass
 class FeatureTerm:
@@ -175,6 +177,8 @@ class FeatureTerm:
     """1x1 convolution on the student's side: conv_bn (F-SKD), conv (FitNet), none (attention transfer)."""
     stages: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
     """Stages compared, counted from 1."""
+
+    teacher_parts = {"stages"}
 
 
 @dataclass
@@ -188,6 +192,10 @@ class RelationTerm:
     cross: float = 0.0
     """Factor of F-SKD's cross-sample affinity, on the last stage; the two networks need equal channels there."""
 
+    @property
+    def teacher_parts(self) -> set[str]:
+        return {"stages"} if self.cross else set()
+
 
 @dataclass
 class LogitTerm:
@@ -200,6 +208,8 @@ class LogitTerm:
     source: CentreSource = CentreSource.learnt
     """The teacher's class centres: those it learnt with the same classes, or the means of its embeddings (any teacher)."""
 
+    teacher_parts = frozenset()
+
 
 @dataclass
 class CentresTerm:
@@ -207,6 +217,8 @@ class CentresTerm:
     """The teacher's class centres: those it learnt with the same classes, or the means of its embeddings (any teacher)."""
     trainable: bool = False
     """Train the inherited centres on, or keep them as they are."""
+
+    teacher_parts = frozenset()
 
 
 @dataclass
@@ -217,6 +229,8 @@ class EmbeddingTerm:
     """1 - cos, or the mean squared difference of the embeddings' numbers."""
     projection: Projection = Projection.none
     """Linear map from the student's width to the teacher's, in training only; none needs equal widths."""
+
+    teacher_parts = frozenset()
 
 
 @dataclass
@@ -233,6 +247,11 @@ class Distill:
     """Distance between the student's embedding and the teacher's: works with any teacher."""
     centres: Optional[CentresTerm] = None
     """The student's head starts from the teacher's class centres (ProxylessKD)."""
+
+    def teacher_parts(self) -> set[str]:
+        """What the terms look at of the teacher beside its embedding: `attention`, `stages`; both where a term's section does not say."""
+        terms = [term for key in fields(self) if (term := getattr(self, key.name)) is not None]
+        return set().union(*(getattr(term, "teacher_parts", {"attention", "stages"}) for term in terms))
 
 
 @dataclass

@@ -10,7 +10,8 @@ import torch
 from askd.backbone import build_backbone
 from askd.distiller import Distiller, Trunk
 from askd.engine.precision import choose_precision
-from askd.method import make_head, make_identity, make_own_terms, make_projections, make_terms
+from askd.engine.rows import update_seen_rows
+from askd.method import make_identity, make_own_terms, make_projections, make_taught_head, make_terms
 from askd.models.features import Features
 from askd.schema import Recipe
 from askd.teachers import Frozen, load_network
@@ -35,8 +36,10 @@ def seconds_per_step(
         checkpoint = recipe.teacher.checkpoint
         network = load_network(checkpoint)[0] if checkpoint else build_backbone(recipe, "teacher", None)
         projections = make_projections(recipe, backbone, network)
-        taught = make_head(recipe, network.head_hidden_size, classes).to(device).requires_grad_(False).eval()
-        terms = make_terms(recipe, (head, taught))
+        heads = None
+        if recipe.distill.logit is not None:
+            heads = head, make_taught_head(recipe, network.head_hidden_size, classes).to(device).requires_grad_(False).eval()
+        terms = make_terms(recipe, heads)
         known = Features(torch.rand(recipe.train.batch, network.head_hidden_size, device=device), (), ())
         if terms:
             teacher = (lambda image: known) if recipe.teacher.cache else Frozen(network, device)
@@ -44,6 +47,7 @@ def seconds_per_step(
     distiller = Distiller(Trunk(backbone, projections), head, teacher, terms, recipe.head.weight, make_own_terms(recipe))
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, fused=True)
+    update_seen_rows(optimizer)
     images = torch.rand(2, recipe.train.batch, 3, 112, 112, device=device) * 2 - 1
     hr, lr = (image.contiguous(memory_format=torch.channels_last) for image in images)
     label = torch.randint(classes, (recipe.train.batch,), device=device)

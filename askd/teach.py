@@ -29,7 +29,7 @@ from askd.engine.schedule import make_schedule
 from askd.engine.shards import load_whole, whole_state
 from askd.errors import RecipeError
 from askd.method import (
-    check_method, inherit_centres, is_sharded, make_identity, make_own_terms, make_terms, of_whole_batch, teacher_parts, teaches,
+    check_method, inherit_centres, is_sharded, make_identity, make_own_terms, make_terms, of_whole_batch, teaches,
 )
 from askd.models.sync_bn import synchronise_batch_norms
 from askd.models.onnx_network import OnnxNetwork
@@ -105,7 +105,7 @@ def train_role(recipe: Recipe, role: str, device: torch.device, teacher_path: Pa
     per_epoch = batches.steps_per_epoch
     if recipe.head.warmup_epochs and head is not None:
         head.warm_up(max(round(recipe.head.warmup_epochs * per_epoch), 1), recipe.train.accumulate)
-    teacher = Frozen(teacher_network, device, compiles, precision.dtype, teacher_parts(recipe)) if distils else None
+    teacher = Frozen(teacher_network, device, compiles, precision.dtype, recipe.distill.teacher_parts()) if distils else None
     heads = inherit_centres(recipe, head, teacher, teacher_path, faces, device, ranks) if distils else None
     terms = make_terms(recipe, heads, ranks) if distils else {}
     cache = None

@@ -87,10 +87,9 @@ class Frozen:
             for part in backbone.modules():
                 if isinstance(part, (nn.Conv2d, nn.Linear)):  # what autocast would convert anew at every call
                     part.to(dtype)
-        dropped = {name: () for name in ("attention", "stages") if name not in keep}
 
         def answer(image: Tensor) -> Features:
-            return backbone.forward_all(image)._replace(**dropped)
+            return backbone.forward_all(image).only(keep)
 
         self._answer = torch.compile(answer) if compile else answer
 

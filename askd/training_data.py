@@ -50,8 +50,13 @@ def make_batches(recipe: Recipe, faces: FaceSet, sizes: list[int], device: torch
         raise RecipeError(f"data.sampler={recipe.data.sampler.name} of {recipe.data.set}: {error}") from None
     if batches.least < 2 and not (recipe.train.sync_bn and dist.world_size() > 1):
         raise RecipeError(
-            f"train.batch={recipe.train.batch} leaves a process with one image at times, of which batch norm has no statistics; enlarge it, "
-            "or set train.sync_bn=true where there are several processes"
+            f"train.batch={recipe.train.batch} with train.accumulate={recipe.train.accumulate} leaves a process with one image at times, of which "
+            "batch norm has no statistics; enlarge the batch, or set train.sync_bn=true where there are several processes"
+        )
+    if recipe.distill.relation is not None and batches.least * dist.world_size() < 3:
+        raise RecipeError(
+            f"train.batch={recipe.train.batch} leaves fewer than three images at times, of which distill.relation finds no angles; change it, or "
+            "leave an epoch's last batch out (data.drop_last=true)"
         )
     return batches
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from askd.centres import learnt_centres, mean_centres
-from askd.errors import CheckpointError
+from askd.errors import CheckpointError, DataError
 from askd.models.features import Features
 
 
@@ -50,6 +50,27 @@ def test_a_run_without_centres_and_a_damaged_one_are_refused(run, tmp_path):
         safetensors.torch.save_file(centres, run / "head.safetensors")
         with pytest.raises(CheckpointError, match="does not hold centres of 3 classes"):
             learnt_centres(run, names, "distill.centres")
+
+
+@pytest.mark.parametrize("broken, skip, said", [
+    ([1], True, None), ([1], False, "image 1"), ([0, 1], True, "no image of a can be read"), ([0, 1, 2], True, "no image of any class"),
+])
+def test_images_that_cannot_be_read_are_left_out_where_asked(broken, skip, said, capsys):
+    good = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8))[1].tobytes()
+
+    class Faces(SimpleNamespace):
+        def __len__(self):
+            return 3
+
+    faces = Faces(labels=np.array([0, 0, 1]), class_names=["a", "b"], encoded=lambda i: b"x" if i in broken else good, name=lambda i: f"image {i}")
+    teacher = lambda image: Features(image.mean((2, 3)), (), ())  # noqa: E731
+    if said is None:
+        means = mean_centres(teacher, faces, torch.device("cpu"), batch=1, skip_bad=skip)
+        torch.testing.assert_close(means[0], means[1])
+        assert "1 images are left out of the class means" in capsys.readouterr().err
+    else:
+        with pytest.raises(DataError, match=said):
+            mean_centres(teacher, faces, torch.device("cpu"), batch=1, skip_bad=skip)
 
 
 def test_means_of_normalised_embeddings_by_hand():

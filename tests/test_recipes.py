@@ -120,6 +120,13 @@ def test_the_ablations_of_the_ensemble_are_what_they_are_called(name, learners, 
     assert recipe.network.embedding == load(["recipe=demo_full"]).network.embedding  # equal total width
 
 
+@pytest.mark.parametrize("name", ["abe1", "abe4", "abe4_div0", "abe4_div10", "heads4", "heads4_div"])
+@pytest.mark.parametrize("base", ["lfw_abe", "demo_full_abe"])
+def test_over_an_ensemble_s_recipe_they_are_the_same(name, base):
+    over, plain = (load([f"recipe={recipe}", f"method={name}"]) for recipe in (base, base.removesuffix("_abe")))
+    assert over.network.ensemble == plain.network.ensemble and over.head.divergence == plain.head.divergence
+
+
 def test_an_ensemble_adds_up_with_other_methods():
     recipe = load(["recipe=lfw_x8", "method=abe2+askd+kd"])
     assert recipe.network.ensemble.learners == 2 and terms(recipe) == {"attention", "logit"}
@@ -191,6 +198,14 @@ def test_a_strong_teacher_learns_from_a_recogniser_and_teaches_at_the_same_width
     (["method=rkd", "distill.relation.distance=0", "distill.relation.angle=0"], "one of them above 0"),
     (["method=kd", "distill.logit.temperature=0"], "temperature"), (["method=kd", "head.weight=0"], "needs class centres"),
     (["method=kd_mean", "head.kind=adaface"], "feature norms"),
+    (["distill.attention.spatial=-1.5"], "channel and spatial of 0 or more"), (["distill.attention.spatial=.nan"], "channel and spatial of 0 or more"),
+    (["distill.attention.channel=0", "distill.attention.spatial=0"], "channel and spatial of 0 or more"),
+    (["method=rkd", "distill.relation.angle=.nan"], "one of them above 0"),
+    (["head.warmup_epochs=50"], "head.warmup_epochs must be at most train.epochs=7"),
+    (["head.kind=cosface", "head.margin=2.5"], "head.margin must be a difference of cosines"),
+    (["method=centres", "distill.centres.source=mean", "head.subcentres=3"], "head.subcentres must be 1 with distill.centres.source=mean"),
+    (["method=centres", "teacher.cache=true"], "teacher.cache must be false with distill.centres alone"),
+    (["network.cbam_parts=channel", "network.spatial_kernel=3"], "network.spatial_kernel must be left out with network.cbam_parts=channel"),
 ])
 def test_options_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(RecipeError, match=message):

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import onnx
@@ -15,11 +16,12 @@ import yaml
 
 from askd.engine.checkpoint import read_state
 from askd.errors import RecipeError
-from askd.method import check_method, make_head, make_terms
+from askd.method import check_method, inherit_centres, make_head, make_taught_head, make_terms, needs_norms
+from askd.models.features import Features
 from askd.models.iresnet import IResNet
 from askd.models.onnx_network import OnnxNetwork
 from askd.recipe import fill_defaults, load, training_view
-from askd.schema import Distill
+from askd.schema import AttentionTerm, Distill, EmbeddingTerm, RelationTerm
 from askd.terms import REMEDIES, TERMS
 from tiny import distilled, run, world  # noqa: F401, fixtures
 
@@ -210,13 +212,66 @@ def test_kd_softens_the_logits_of_both_heads(logits):
     heads = make_head(recipe, 6, 5), make_head(recipe, 4, 5, subcentres=2)
     (weight, term), = make_terms(recipe, heads).values()
     from askd.losses.logit import softened_divergence
-    from askd.models.features import Features
 
     embeddings, label = (torch.randn(3, 6), torch.randn(3, 4)), torch.tensor([0, 4, 2])
     ours, theirs = (
         head.logits(e, label) if logits == "margin" else recipe.head.logit_scale * head.cosine(e) for head, e in zip(heads, embeddings)
     )
     assert weight == 1 and torch.equal(term(*(Features(e, (), ()) for e in embeddings), label), softened_divergence(ours, theirs, 3))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_student_and_teacher_have_one_margin_while_it_grows(parts, tmp_path):
+    """Equal heads and embeddings: KD is 0 at every step, in every part of a batch."""
+    recipe = load(["recipe=demo", "method=kd", "head.warmup_epochs=1"])
+    torch.manual_seed(0)
+    head, names = make_head(recipe, 6, 5), [f"person {i}" for i in range(5)]
+    head.warm_up(4, parts)
+    (tmp_path / "head.safetensors").write_bytes(safetensors.torch.save({"centres": head.centres.detach()}))
+    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    heads = inherit_centres(recipe, head, None, tmp_path, SimpleNamespace(class_names=names), torch.device("cpu"))
+    (_, term), = make_terms(recipe, heads).values()
+    features, label = Features(torch.randn(4, 6), (), ()), torch.tensor([0, 4, 2, 1])
+    grown = []
+    for _ in range(6 * parts):
+        head.train()(features.embedding, label)
+        grown.append(head.logits(features.embedding, label).gather(1, label[:, None]).sum().item())
+        assert term(features, features, label).item() == pytest.approx(0, abs=1e-6)
+    assert len(set(grown)) == 5 and grown[:parts] == grown[:1] * parts  # none, a quarter, half, three, all: a step's parts alike
+
+
+@pytest.mark.parametrize("arguments", [["distill.logit.logits=cosine"], ["distill.logit.logits=cosine", "distill.logit.source=mean"]])
+def test_cosines_need_no_norms_of_the_teacher(arguments):
+    """AdaFace's student and a teacher of any head."""
+    recipe = load(["recipe=demo", "method=kd", "head.kind=adaface", "head.margin=0.4", *arguments])
+    theirs = make_taught_head(recipe, 6, 5)
+    assert set(theirs.state_dict()) == {"centres"} and not needs_norms(recipe)
+    assert "norms.mean" in make_head(recipe, 6, 5).state_dict()
+
+
+@pytest.mark.parametrize("teaching, student, said", [
+    ("", ["recipe=adaface.yaml", "method=kd"], "feature norms of a teacher.*and world trains its own with arcface"),
+    ("head: {kind: contrastive, margin: 1}\ndata: {sampler: pairs}", ["method=kd"], "distill.logit takes class centres.*kind=contrastive, which has none"),
+    ("head: {subcentres: 2}\nnetwork: {ensemble: {learners: 2}}", ["method=kd"], "ensemble with several centres per class"),
+    ("head: {kind: adaface}\nnetwork: {ensemble: {learners: 2}}", ["method=centres"], "ensemble with AdaFace"),
+])
+def test_heads_that_do_not_fit_are_found_before_the_teacher_is_trained(distilled, tmp_path, teaching, student, said):  # noqa: F811
+    (tmp_path / "adaface.yaml").write_text(f"extends: {distilled.world.recipe}\nhead: {{kind: adaface, margin: 0.4}}\n")
+    (tmp_path / "world.yaml").write_text(f"extends: {distilled.world.recipe}\nname: world\ndistill: {{attention: null}}\n{teaching}\n")
+    recipe = [] if student[0].startswith("recipe=") else [f"recipe={distilled.world.recipe}"]
+    done = run("distill", *recipe, f"teacher.recipe={tmp_path / 'world.yaml'}", *student, "out=here", cwd=tmp_path)
+    assert done.status == 2 and re.search(said, done.err) and not (tmp_path / "here").exists(), done.err
+
+
+def test_a_term_that_says_nothing_of_the_teacher_gets_all_of_it():
+    class Unheard:
+        weight = 1.0
+
+    distill = Distill(embedding=EmbeddingTerm())
+    assert distill.teacher_parts() == set()
+    distill.centres = Unheard()  # as a new section without `teacher_parts` would be
+    assert distill.teacher_parts() == {"attention", "stages"}
+    assert Distill(attention=AttentionTerm()).teacher_parts() == {"attention"} and Distill(relation=RelationTerm(cross=1)).teacher_parts() == {"stages"}
 
 
 def test_a_student_learns_from_a_recogniser_without_labels(distilled, means, tmp_path):  # noqa: F811

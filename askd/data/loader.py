@@ -74,8 +74,13 @@ class TrainingBatches:
                 f"the last batch of an epoch has {last} of {len(faces)} images, fewer than {world} processes; change train.batch, or leave "
                 "it out (data.drop_last=true)"
             )
+        if accumulate > 1 and not drop_last and last % (unit * world * accumulate):
+            raise ValueError(
+                f"the last batch of an epoch has {last} of {len(faces)} images, which {world} processes and train.accumulate={accumulate} cannot "
+                "share evenly; change train.batch, or leave it out (data.drop_last=true)"
+            )
         self.even = batch % (unit * world) == 0 and (drop_last or last % world == 0)
-        self.least = (batch if drop_last or not last else last) // unit // world * unit
+        self.least = (batch if drop_last or not last else last) // accumulate // unit // world * unit
         self.batch_size, self.workers, self.rank, self.world, self.device = batch, workers, rank, world, device
         self.dataset = _Batches(faces, augment, sizes, degradation, skip_bad, seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch

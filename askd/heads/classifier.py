@@ -76,9 +76,9 @@ class MarginHead(nn.Module):
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
         if self.norms is not None and self.training:
             self.norms.update(self.ranks.gather(embedding.detach()))
-        logits = self.logits(embedding, label)
         if self.warmup is not None and self.training:
             self.warmup.done += 1
+        logits = self.logits(embedding, label)
         with torch.autocast(embedding.device.type, enabled=False):
             return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
 
@@ -120,15 +120,18 @@ class FeatureNorms(nn.Module):
 
 
 class Warmup(nn.Module):
-    """How many calls in `steps` training steps are done; kept in the checkpoint as a number, so that no step waits for a device to read it."""
+    """How many calls in `steps` training steps have begun; kept in the checkpoint as a number, so that no step waits for a device to read it.
+
+    Whatever else looks at the head's logits after the call, distillation say, is of the same step and sees the same margin.
+    """
 
     def __init__(self, steps: int, micro_batches: int = 1):
         super().__init__()
         self.steps, self.micro_batches, self.done = steps, micro_batches, 0
 
     def part(self) -> float:
-        """The part of the margin that counts by now, 0 to 1."""
-        return min(self.done // self.micro_batches / self.steps, 1.0)
+        """The part of the margin that counts in the call that has begun last, 0 to 1."""
+        return min(max(self.done - 1, 0) // self.micro_batches / self.steps, 1.0)
 
     def get_extra_state(self) -> Tensor:
         """What state_dict holds of it."""

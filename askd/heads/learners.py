@@ -23,6 +23,11 @@ class LearnerHeads(nn.Module):
         """Every learner's: the factor on cosines."""
         return self.heads[0].logit_scale
 
+    @property
+    def warmup(self) -> nn.Module | None:
+        """Every learner's: how far the margin has grown."""
+        return self.heads[0].warmup
+
     def warm_up(self, steps: int, micro_batches: int = 1) -> None:
         """See MarginHead.warm_up."""
         for head in self.heads:

@@ -45,14 +45,14 @@ class ShardedHead(MarginHead):
         embedding, label = self.ranks.gather(embedding), self.ranks.gather(label)
         if self.norms is not None and self.training:
             self.norms.update(embedding.detach())
+        if self.warmup is not None and self.training:
+            self.warmup.done += 1
         centres, (column, here) = self.centres, self._columns(label)
         if self.draws is not None and self.training:
             drawn = self.draws.take(self.classes, self.own, column[here])
             rows = (drawn[:, None] * self.subcentres + torch.arange(self.subcentres, device=drawn.device)).flatten()
             centres, column = F.embedding(rows, self.centres, sparse=True), torch.searchsorted(drawn, column)
         logits = self._logits(embedding, self._cosine(embedding, centres), column, here)
-        if self.warmup is not None and self.training:
-            self.warmup.done += 1
         return _ShardedCrossEntropy.apply(logits, column, here, self.label_smoothing)
 
     def _columns(self, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,8 @@ def attention_similarity(
             if part_weight == 0:
                 continue
             a, b = getattr(ours, part), getattr(theirs, part)
+            if a is None and b is None:
+                raise ValueError(f"block {block}: neither student nor teacher has {part} attention; give {part}=0, which leaves it out")
             if a is None or b is None or a.shape != b.shape:
                 shapes = [None if m is None else tuple(m.shape) for m in (a, b)]
                 raise ValueError(f"block {block}: {part} attention of student {shapes[0]} and teacher {shapes[1]} cannot be compared")

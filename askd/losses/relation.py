@@ -33,7 +33,7 @@ def cross_sample_affinity(student: Tensor, teacher: Tensor) -> Tensor:
     """F-SKD's cross-sample term (Shin et al. 2023): how positions of one image relate to positions of the next, in either network.
 
     student, teacher: feature maps (B, C, H, W) of LR (L) and HR (H) images, divided by each sample's Frobenius norm. Sample i's partner
-    is i + 1, the last's the first: batches come in random order. R_XY (HW, HW) are the inner products of X's positions in a sample with
+    is i + 1, the last's the first: another person's, as a rule, where batches come in random order (data.sampler=shuffle). R_XY (HW, HW) are the inner products of X's positions in a sample with
     Y's in its partner. Mean over samples of ([1 - cos(R_HH, R_HL)] + [1 - cos(R_HH, R_LH)]) / 2 + [1 - cos(R_HH, R_LL)], in [0, 4].
     Raises ValueError for other shapes on either side, and below two samples.
     """

@@ -1,7 +1,7 @@
 """What a backbone is to the rest: images in, an embedding out, and on demand all that distillation compares, explicitly and without hooks."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -27,6 +27,10 @@ class Features(NamedTuple):
     hints: tuple[Tensor, ...] = ()
     projected: Tensor | None = None
     learners: Tensor | None = None
+
+    def only(self, parts: Collection[str]) -> Features:
+        """The embedding and these of `attention` and `stages`; the others are empty."""
+        return self._replace(**{name: () for name in ("attention", "stages") if name not in parts})
 
     @property
     def identity(self) -> Tensor:

@@ -315,6 +315,15 @@ def test_a_batch_is_cut_into_equal_ones(faces, augment):
         TrainingBatches(faces, batch=12, sizes=SIZES, sampler="pairs", accumulate=2)
 
 
+def test_the_last_batch_of_an_epoch_is_cut_whole_or_refused(faces):
+    with pytest.raises(ValueError, match="the last batch of an epoch has 3 of 23 images, which 1 processes and train.accumulate=2"):
+        TrainingBatches(faces, batch=10, sizes=SIZES, accumulate=2, drop_last=False)
+    batches = TrainingBatches(faces, batch=20, sizes=SIZES, accumulate=1, drop_last=False)
+    assert batches.least == 3
+    assert TrainingBatches(faces, batch=12, sizes=SIZES, accumulate=3).least == 4
+    assert TrainingBatches(faces, batch=12, sizes=SIZES, accumulate=3, world=2).least == 2
+
+
 def made_batch(*sizes: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     count = len(sizes)

@@ -200,7 +200,31 @@ def test_an_ensemble_may_start_from_a_single_network(tmp_path):
         assert own["trunk.neck.3.weight"].shape == (128, 128 * 49)
 
 
+@pytest.mark.parametrize("kind", ["abe", "heads"])
+def test_so_may_one_whose_learners_keep_part_of_the_stages_empty(kind):
+    single = make_backbone("cmt_ti", attention="cbam", embedding=16)
+    recipe = load([
+        "recipe=demo", "network.init=teacher", "network.backbone=cmt_ti", f"network.ensemble.kind={kind}", "network.ensemble.learners=2", "network.embedding=16",
+    ])
+    own, given = build_backbone(recipe, "student", single).state_dict(), single.state_dict()
+    late = "heads.0." if kind == "heads" else "trunk."
+    assert all(torch.equal(own[f"trunk.{key}"], value.expand_as(own[f"trunk.{key}"])) for key, value in given.items() if not key.startswith("neck."))
+    assert all(torch.equal(own[late + key], value.expand_as(own[late + key])) for key, value in given.items() if key.startswith(("stages.3", "embeds.3", "positions.3")))
+
+
+def test_xavier_counts_what_one_learner_s_mask_sees():
+    torch.manual_seed(0)
+    recipe = load(["recipe=demo", "network.init=random", "network.initialiser=xavier", "network.ensemble.learners=4"])
+    masks = build_backbone(recipe, "teacher", None).masks
+    weight = masks.last.weight
+    inputs = weight.shape[1]
+    outputs = weight.shape[0] // masks.last.groups
+    bound = (6 / (inputs + outputs)) ** 0.5
+    assert 0.99 * bound < weight.abs().max() <= bound and masks.last.groups == 4
+
+
 @pytest.mark.parametrize("arguments, said", [
+    (["network.ensemble.learners=2", "method=embedding", "distill.embedding.distance=l2"], "distill.embedding.projection must be linear.*length 1.41"),
     (["network.ensemble.learners=3"], "network.embedding must be a multiple of network.ensemble.learners=3, got 256"),
     (["network.ensemble.branch=0"], "network.ensemble.branch must be a stage of the backbone, from 1 on, got 0"),
     (["network.ensemble.learners=0"], "network.ensemble.learners must be at least 1, got 0"),
