@@ -10,13 +10,15 @@ import resource
 import statistics
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from askd import cli
-from askd.benchmark import benchmark
+from askd.benchmark import benchmark, open_sets
+from askd.data.gallery import IdentificationSet
 from askd.diagnose import examine, set_of_pairs
 from askd.distill import check_first, find_teacher
 from askd.engine import dist
@@ -26,10 +28,10 @@ from askd.evaluation.comparison import plot_differences, tables
 from askd.evaluation.learner_comparison import learner_table, plot_similarities
 from askd.method import teaches
 from askd.models.ensemble import Ensemble
-from askd.recipe import epochs, fill_defaults, load
+from askd.recipe import epochs, fill_defaults, load, method_keys
 from askd.schema import Recipe
 from askd.step_time import seconds_per_step
-from askd.study_plan import USAGE, Job, Study, parse
+from askd.study_plan import USAGE, Job, Study, degradation_scored, parse
 from askd.teach import choose_device, train_role
 from askd.teachers import load_network, weights_hash
 from askd.training_data import open_training
@@ -62,14 +64,37 @@ def main(argv: list[str]) -> None:
 
 def check(study: Study) -> Recipe:
     """Find before any run what would stop one of them: every method against the teacher; the base recipe."""
-    seed = study.seeds[0]
+    seed, plain = study.seeds[0], study.plain()
+    check_keys(study)
+    galleries = [one.name for one in open_sets(plain) if isinstance(one, IdentificationSet)]
+    if galleries:
+        raise RecipeError(f"eval.sets: {', '.join(galleries)} has no pairs, by which a study compares; leave it to askd.benchmark")
     for method in study.methods:
         arguments = study.arguments(Job(method, study.sizes[0], seed))
         recipe = load(arguments)
         check_first(recipe, arguments)
         if study.role(method) == "baseline" and not recipe.head.weight:
             raise RecipeError(f"head.weight=0 leaves the baseline nothing to learn; drop {method} from methods=, or take another recipe")
+        if plain.network.ensemble not in (None, recipe.network.ensemble):
+            raise RecipeError(
+                f"{plain.name} is an ensemble already, and so is its baseline, with which {method}, another ensemble, would be compared; "
+                f"give recipe= one network (network.ensemble=null), or drop {method}"
+            )
     return load([study.given[0], *study.arguments(Job("teacher", (112,), seed))[1:]])
+
+
+def check_keys(study: Study) -> None:
+    """RecipeError for keys that would make methods other than they are called, or unequal in what is not theirs."""
+    given = [argument.split("=", 1)[0] for argument in study.given[1:]]
+    for key in given:
+        if key.split(".")[0] == "distill":
+            raise RecipeError(f"{key}= would reach every method, and the baseline too; write it into a method of your own (methods=[base,./mine.yaml])")
+    for method in study.methods:
+        for own in sorted(method_keys(method)):
+            if own.split(".")[0] not in ("distill", "network", "head"):
+                raise RecipeError(f"method {method} sets {own}, which all methods of a study must share; set it for all of them, on the command line")
+            if won := [key for key in given if f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}.")]:
+                raise RecipeError(f"{won[0]}= has the last word, also over method {method}, which sets {own}; drop one of the two")
 
 
 def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
@@ -83,7 +108,7 @@ def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
     sizes = set(study.scored_at(job))
     return next((
         line for line in lines if tuple(line[part] for part in parts) == key and _of_today(line["settings"], settings) == settings
-        and sizes <= {row["size"] for row in line["rows"]}
+        and sizes <= set(line.get("scored_at") or (row["size"] for row in line["rows"]))
     ), None)
 
 
@@ -101,7 +126,8 @@ def scored_before(study: Study, job: Job, lines: list[dict]) -> dict | None:
 def _of_today(stored: dict, ours: dict) -> dict:
     """The settings of a line, with the defaults of keys that came after it was written."""
     sections = {name: part for name, part in stored.items() if isinstance(part, dict) and name not in ("rendered", "scored")}
-    return {**stored, **fill_defaults({"recipe": ours}, {"recipe": sections})["recipe"]}
+    scored = {"scored": {"degradation": ours["scored"]["degradation"], **stored["scored"]}} if "scored" in stored else {}
+    return {**stored, **fill_defaults({"recipe": ours}, {"recipe": sections})["recipe"], **scored}
 
 
 def read(path: Path) -> list[dict]:
@@ -144,7 +170,7 @@ def run_all(study: Study, results: Path) -> list[str]:
             given = json.loads(outcome.read_text())
         line = {
             "recipe": study.recipe_name(), "method": job.label, "sizes": job.sizes, "seed": job.seed, "settings": study.settings(job),
-            "teacher": teacher and teacher["sha256"], **given,
+            "teacher": teacher and teacher["sha256"], "scored_at": study.scored_at(job), **given,
         }
         with lock, open(results, "a") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")
@@ -161,26 +187,29 @@ def run_one(argv: list[str]) -> None:
     options = dict(argument.split("=", 1) for argument in argv)
     method, outcome = options["job"], Path(options["outcome"])
     arguments = [argument for argument in argv if not argument.startswith(("job=", "outcome="))]
-    recipe = load(arguments)
+    recipe, began = load(arguments), time.time()
     with dist.init_from_env(choose_device(recipe)) as device:
         if method == "teacher":
             role, folder = "teacher", find_teacher(recipe, arguments, device)
         else:
             role = "student" if teaches(recipe) else "baseline"
             folder = train_role(recipe, role, device, Path(recipe.teacher.checkpoint))
+        memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
         scored = Path(recipe.out) / recipe.name / "benchmark" / f"seed{recipe.seed}"
         benchmark(recipe, {role: folder}, scored, device)
-        memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
         network, meta = load_network(folder)
         learners = {}
         if isinstance(network, Ensemble):
             learners = {"learners": examine(recipe, network.eval().requires_grad_(False).to(device), min(meta["sizes"]), *set_of_pairs(recipe), device)}
     log = folder / "metrics.jsonl"
-    logged = map(json.loads, log.read_text().splitlines() if log.is_file() else [])
-    rates = [line["images_per_second"] for line in logged if "images_per_second" in line]
+    given = method == "teacher" and recipe.teacher.checkpoint is not None
+    rates = [] if given or not log.is_file() else [
+        line["images_per_second"] for line in map(json.loads, log.read_text().splitlines()) if "images_per_second" in line
+    ]
+    here = bool(rates) and log.stat().st_mtime >= began  # or it had been trained already, and this process has only scored it
     document = {
         "path": str(folder), "sha256": weights_hash(network), "rows": json.loads((scored / "results.json").read_text())["rows"],
-        "cost": {"images_per_second": statistics.median(rates), "memory_gb": memory / 2**30} if rates else None, **learners,
+        "cost": {"images_per_second": statistics.median(rates), "memory_gb": memory / 2**30 if here else None} if rates else None, **learners,
     }
     outcome.write_text(json.dumps(document))
 
@@ -189,24 +218,22 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
     """What would run, and for how long: every method's step is timed on this machine, on images of noise."""
     faces = open_training(recipe)[1]
     per_epoch = len(faces) // recipe.train.batch
-
-    def steps(job: Job) -> int:
-        return max(round(epochs(recipe, "teacher" if job.method == "teacher" else "student") * per_epoch), 1)
-
     seconds: dict[str, float] = {}
+    steps: dict[str, int] = {}
     lines = [f"{recipe.name}: {len(faces)} images of {len(faces.class_names)} people, batches of {recipe.train.batch}, {per_epoch} an epoch"]
     for job in (*study.teachers(), *study.students()):
         if job.method == "teacher" and not job.network and recipe.teacher.checkpoint is not None:
             lines.append(f"  {job}: {'is there: scored only' if job in pending else 'done'}")
-            seconds[job.label] = 0
+            seconds[job.label], steps[job.label] = 0, 0
             continue
         if job.label not in seconds:
-            timed = load(study.arguments(job))
-            distils = study.role(job.method) == "student"
-            seconds[job.label] = seconds_per_step(timed, distils, len(faces.class_names), torch.device(choose_device(timed)))
-        state = f"about {steps(job) * seconds[job.label] / 60:.0f} min" if job in pending else "done"
+            timed, role = study.trained_by(job) if job.method == "teacher" else (load(study.arguments(job)), study.role(job.method))
+            seen = faces if job.method != "teacher" else open_training(timed)[1]
+            seconds[job.label] = seconds_per_step(timed, role == "student", len(seen.class_names), torch.device(choose_device(timed)))
+            steps[job.label] = max(round(epochs(timed, role) * (len(seen) // timed.train.batch)), 1)
+        state = f"about {steps[job.label] * seconds[job.label] / 60:.0f} min" if job in pending else "done"
         lines.append(f"  {job}: {state}")
-    total = sum(steps(job) * seconds[job.label] for job in pending)
+    total = sum(steps[job.label] * seconds[job.label] for job in pending)
     lines.append(f"{len(pending)} runs, about {total / 3600:.1f} hours of steps, one at a time and without evaluation (jobs={study.jobs})")
     return "\n".join(lines)
 
@@ -232,17 +259,21 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     missing = len(study.teachers()) + len(study.students()) - len(lines)
     data, network, learns = recipe.data, recipe.network, recipe.train
     trained_at = " | ".join("+".join(map(str, sizes)) for sizes in study.sizes)
-    again = f"methods=[{','.join(study.methods)}] seeds=[{','.join(map(str, study.seeds))}]"
+    besides = [f"{method}: {', '.join(own)}" for method in study.methods if (own := study.besides(method))]
+    differing = f" Besides `distill`, these methods differ from the recipe in: {'; '.join(besides)}." if besides else ""
+    teaching, role = study.trained_by(study.teachers()[0])
+    teacher = f"{epochs(teaching, role):g}" + (f" by recipe {teaching.name}" if teaching.name != recipe.name else "")
+    teacher = teacher if recipe.teacher.checkpoint is None else f"given as {recipe.teacher.checkpoint}"
     text = [
         f"# {recipe.name}: {', '.join(study.methods)}", "",
         f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods{apart}; training at {trained_at} px of "
-        f"{data.set}, degradation {data.degradation.name}; {network.backbone} with {network.attention.name}, started from {network.init}; "
-        f"{learns.epochs:g} epochs (the teacher {epochs(recipe, 'teacher'):g}) of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
-        f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same weights to start from, the same images in "
-        "the same order with the same flips and sizes, and the same schedule; nothing was tuned per method. Differences are paired by "
+        f"{data.set}, degradation {data.degradation.name}, scored with {degradation_scored(recipe)}; {network.backbone} with {network.attention.name}, started from {network.init}; "
+        f"{learns.epochs:g} epochs (the teacher {teacher}) of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
+        f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same images in the same order with the same flips and sizes, the same "
+        f"schedule, and, where network and start are the same, the same weights to start from.{differing} Differences are paired by "
         "seed; intervals are Student's t over seeds, and say how training varies, not how the test people do. Of intervals "
         "without any true difference one in twenty excludes 0 all the same: of a table with many, expect some.",
-        "", f"    python -m askd.study {' '.join(study.given)} {again}", "",
+        "", f"    {study.command()}", "",
         *([f"**Unfinished: {missing} runs are missing.**", ""] if missing else []), tables(lines), learner_table(lines),
     ]
     if plot_differences(lines, study.out / "differences.png"):

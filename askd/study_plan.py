@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from askd.data.cards import load_card
+from askd.distill import has_teacher, teacher_recipe
 from askd.errors import RecipeError
 from askd.method import teaches
 from askd.recipe import load, training_view
@@ -83,15 +84,24 @@ class Study:
 
     @cache
     def architecture(self, method: str) -> tuple[str, ...]:
-        """What a method makes different about the recipe's network, but for where it starts, as arguments."""
-        plain, own = (asdict(recipe.network) for recipe in (self._laid_over(None), self._laid_over(method)))
-        return tuple(f"network.{argument}" for argument in _different(plain, own) if not argument.startswith("init="))
+        """What a method makes different about the recipe's network, but for where it starts, and its learners' divergence, as arguments."""
+        return tuple(one for one in self.besides(method) if one.startswith(("network.", "head.divergence")) and not one.startswith("network.init="))
+
+    @cache
+    def besides(self, method: str) -> tuple[str, ...]:
+        """What a method makes different about the recipe's network and head, as arguments."""
+        plain, own = ({key: asdict(recipe)[key] for key in ("network", "head")} for recipe in (self.plain(), self._laid_over(method)))
+        return tuple(_different(plain, own))
 
     @cache
     def taught_as(self, method: str) -> tuple[str, ...]:
         """The architecture of a method's teacher, () for the recipe's own, which also stands where a method has no use for one."""
         needs_one = self.role(method) == "student" or self._laid_over(method).network.init == "teacher"
         return self.architecture(method) if needs_one else ()
+
+    def plain(self) -> Recipe:
+        """The recipe that all methods are laid over."""
+        return self._laid_over(None)
 
     def _laid_over(self, method: str | None) -> Recipe:
         given = [argument.replace("{seed}", str(self.seeds[0])) for argument in self.given]
@@ -105,13 +115,28 @@ class Study:
     def settings(self, job: Job) -> dict:
         """All that a job's figures depend on besides its seed: its training view, its teacher's origin, what was rendered, what scores it."""
         recipe = load(self.arguments(job))
-        view = training_view(recipe, self.role(job.method))
+        view = training_view(*(self.trained_by(job) if job.method == "teacher" else (recipe, self.role(job.method))))
         del view["seed"]
         rendered = load_card(recipe.data.set).render
         teacher = recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe"
-        scored = {"sets": recipe.eval.sets, "protocols": [protocol.name for protocol in recipe.eval.protocols]}
+        scored = {
+            "sets": recipe.eval.sets, "protocols": [protocol.name for protocol in recipe.eval.protocols], "degradation": degradation_scored(recipe),
+        }
         own = {"teacher": teacher, "rendered": asdict(rendered) if rendered else None, "scored": scored}
         return json.loads(json.dumps({**view, **own}))
+
+    def trained_by(self, job: Job) -> tuple[Recipe, str]:
+        """The recipe that trains a teacher, and in which role: `teacher.recipe`'s own, where there is one and no checkpoint is given."""
+        arguments = self.arguments(job)
+        recipe = load(arguments)
+        teaching = recipe if recipe.teacher.checkpoint is not None else teacher_recipe(recipe, arguments)
+        return teaching, "student" if teaching is not recipe and has_teacher(teaching) else "teacher"
+
+    def command(self) -> str:
+        """The command line that asks for this study, but for where it runs and how many runs at a time."""
+        sizes = [str(sizes[0]) if len(sizes) == 1 else "all" for sizes in self.sizes]
+        own = (("methods", self.methods), ("sizes", sizes), ("seeds", map(str, self.seeds)))
+        return " ".join(["python -m askd.study", *self.given, *(f"{key}=[{','.join(values)}]" for key, values in own)])
 
     def arguments(self, job: Job, teacher: str | None = None) -> list[str]:
         """The command line of one run. teacher: where its teacher lies, once that is known."""
@@ -142,6 +167,9 @@ def parse(argv: list[str]) -> tuple[Study, bool]:
     methods = tuple(map(str, _listed(own["methods"])))
     if len(set(methods)) != len(methods) or "teacher" in methods:
         raise RecipeError(f"methods= takes distinct methods, got {', '.join(methods)}; the teacher is trained anyway")
+    names = [Job(method, (), 0).name("") for method in methods]
+    if twice := [method for method, name in zip(methods, names) if names.count(name) > 1]:
+        raise RecipeError(f"{' and '.join(twice)} would have one run folder; give their files names of their own")
     listed = _listed(load([given[0]]).data.sizes if own["sizes"] is None else own["sizes"])
     alone = [size for size in listed if size != "all"]
     if not alone or not all(type(size) is int for size in alone) or len(set(listed)) != len(listed):
@@ -157,6 +185,14 @@ def parse(argv: list[str]) -> tuple[Study, bool]:
         if not good:
             raise RecipeError(f"{key}= says {expected}, got {own[key]}")
     return Study(given, methods, sizes, seeds, Path(str(own["out"])), own["jobs"], own["threads"]), own["dry_run"]
+
+
+def degradation_scored(recipe: Recipe) -> str:
+    """The one degradation that a recipe's benchmark is made with; RecipeError where it lists several, which tables could not tell apart."""
+    listed = [degradation.name for degradation in recipe.eval.degradations] or [recipe.data.degradation.name]
+    if len(listed) > 1:
+        raise RecipeError(f"eval.degradations={listed}: a study scores one; give one here, and all of them to askd.benchmark afterwards")
+    return listed[0]
 
 
 def _ready(name: str) -> dict:

@@ -93,6 +93,63 @@ def test_what_is_no_study_is_refused(arguments, said):
         parse(arguments)
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (["methods=[base,kd]", "distill.attention.weight=10"], "distill.attention.weight= would reach every method, and the baseline"),
+    (["methods=[base,base+se]", "network.attention=cbam"], "network.attention= has the last word, also over method base\\+se"),
+    (["methods=[base,abe4]", "network.ensemble.branch=2"], "network.ensemble.branch= has the last word.*over method abe4, which sets network.ensemble.branch"),
+    (["methods=[base,./longer.yaml]"], "method ./longer.yaml sets train.epochs, which all methods of a study must share"),
+    (["methods=[base,kd]", "eval.degradations=[bicubic,nearest]"], "eval.degradations=.*a study scores one"),
+    (["methods=[base,heads4]", "network.ensemble.learners=2"], "network.ensemble.learners= has the last word"),
+])
+def test_what_would_make_methods_other_than_they_are_called_is_refused(distilled, tmp_path, monkeypatch, arguments, said):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    Path("longer.yaml").write_text("{distill: {}, train: {epochs: 50}}")
+    study, _ = parse([f"recipe={distilled.world.recipe}", f"teacher.checkpoint={distilled.of('teacher')}", "sizes=[14]", "seeds=1", *arguments])
+    with pytest.raises(RecipeError, match=said):
+        check(study)
+        study.settings(study.teachers()[0])
+
+
+def test_an_ensemble_is_no_baseline_of_other_ensembles(distilled, tmp_path):  # noqa: F811
+    (tmp_path / "many.yaml").write_text(f"extends: {distilled.world.recipe}\nnetwork: {{ensemble: {{learners: 4}}}}\nhead: {{divergence: {{weight: 1}}}}\n")
+    for methods, refused in (("[base,abe4]", False), ("[base,abe4,abe4_div0]", False), ("[base,abe2]", True), ("[base,heads4]", True)):
+        study, _ = parse([f"recipe={tmp_path / 'many.yaml'}", f"methods={methods}", "sizes=[14]", "seeds=1"])
+        if refused:
+            with pytest.raises(RecipeError, match="many is an ensemble already"):
+                check(study)
+        else:
+            check(study)
+
+
+def test_two_files_of_one_name_are_refused():
+    with pytest.raises(RecipeError, match="./a/x.yaml and ./b/x.yaml would have one run folder"):
+        parse(["recipe=lfw_x8", "methods=[base,./a/x.yaml,./b/x.yaml]"])
+
+
+def test_the_command_of_a_study_gives_the_study():
+    study, _ = parse(["recipe=lfw_x8", "methods=[base,askd]", "sizes=[56,28,all]", "seeds=[0,2]", "train.epochs=3", "out=here", "jobs=2"])
+    again, _ = parse(study.command().split()[3:])
+    assert (again.methods, again.sizes, again.seeds, again.given) == (study.methods, study.sizes, study.seeds, study.given)
+
+
+def test_a_teacher_is_described_by_the_recipe_that_trains_it():
+    study, _ = parse(["recipe=lfw_x8_strong", "methods=[base,askd]", "sizes=[14]", "seeds=1"])
+    teaching, role = study.trained_by(study.teachers()[0])
+    assert (teaching.name, role) == ("lfw_mobileface", "student")
+    settings = study.settings(study.teachers()[0])
+    assert settings["train"]["epochs"] == 10 and settings["head"]["weight"] == 0 and "embedding" in settings["distill"]
+    given, _ = parse(["recipe=lfw_x8_strong", "methods=[base,askd]", "sizes=[14]", "seeds=1", "teacher.checkpoint=there"])
+    assert given.trained_by(given.teachers()[0])[0].name == "lfw_x8_strong"
+    longer, _ = parse(["recipe=lfw_x8", "methods=[base]", "teacher.epochs=3", "seeds=1"])
+    assert longer.settings(longer.teachers()[0])["train"]["epochs"] == 3  # which reaches lfw
+
+
+def test_an_ensemble_s_teacher_keeps_its_learners_apart_as_it_does():
+    study, _ = parse(["recipe=demo_full", "methods=[base,askd+abe4]", "sizes=[14]", "seeds=1"])
+    plain, ensemble = (load(study.arguments(job)) for job in study.teachers())
+    assert plain.head.divergence is None and ensemble.network.ensemble.learners == 4 and ensemble.head.divergence.weight == 1
+
+
 def test_a_line_cut_short_is_named(tmp_path):
     (tmp_path / "results.jsonl").write_text('{"seed": 0}\n{"seed"')
     with pytest.raises(CheckpointError, match="results.jsonl:2 is no line of JSON"):
@@ -151,7 +208,8 @@ def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     assert [("learners" in line) for line in lines] == [False, False, False, False, False, True]
     learners = lines[-1]["learners"]
     assert learners["set"] == "verify" and learners["size"] == 14 and list(learners["learners"]) == ["learner 1", "learner 2"]
-    assert all(line["cost"]["images_per_second"] > 0 and line["cost"]["memory_gb"] > 0.1 for line in lines)
+    assert plain["cost"] is None  # given, not trained
+    assert all(line["cost"]["images_per_second"] > 0 and line["cost"]["memory_gb"] > 0.1 for line in lines[1:])
     first = [json.loads((tmp_path / "here" / "runs" / f"mini_{method}_14px" / role / "seed0" / "metrics.jsonl").read_text().splitlines()[0])
              for method, role in (("base", "baseline"), ("kd", "student"))]
     assert first[0]["identity"] == first[1]["identity"]  # the same weights to start from, the same batch

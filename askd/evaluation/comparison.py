@@ -1,8 +1,9 @@
 """Methods over seeds: tables of means, paired differences to the baseline with Student's t intervals, cost, and the figure of it all.
 
 A line is one finished run: {"method", "sizes", "seed", "rows", "cost"}; sizes are the pixels it was trained at, rows are report.Row as
-JSON has it, cost is {"images_per_second", "memory_gb"} or None. The method `teacher` is the shared teacher, `base` the baseline; methods
-that change the network (`askd+se`) have a baseline `base+se` and a teacher `teacher, attention=se` of their own.
+JSON has it, cost is {"images_per_second", "memory_gb"} or None, its memory None where it was not measured. The method `teacher` is the
+shared teacher, `base` the baseline; methods that change the network (`askd+se`) have a baseline `base+se` and a teacher
+`teacher, attention=se` of their own.
 """
 from __future__ import annotations
 
@@ -127,9 +128,9 @@ def _cost(lines: Sequence[dict]) -> str:
     rows = [["method", "images/s (median of runs)", "of base", "peak memory (GB)"]]
     rates = {label: statistics.median(line["cost"]["images_per_second"] for line in lines if label_of(line) == label) for label in labels}
     for label in labels:
-        memory = max(line["cost"]["memory_gb"] for line in lines if label_of(line) == label)
+        known = [line["cost"]["memory_gb"] for line in lines if label_of(line) == label and line["cost"]["memory_gb"] is not None]
         relative = f"{rates[label] / rates['base']:.2f}" if rates.get("base") else ""
-        rows.append([label, f"{rates[label]:.1f}", relative, f"{memory:.1f}"])
+        rows.append([label, f"{rates[label]:.1f}", relative, f"{max(known):.1f}" if known else ""])
     return grid(rows)
 
 
