@@ -24,13 +24,15 @@ from askd.evaluation.report import write_whole
 from askd.evaluation.retrieval import retrieve
 from askd.evaluation.verification import score_pairs
 from askd.models.ensemble import Ensemble
+from askd.models.features import Backbone
 from askd.recipe import load
 from askd.schema import Recipe
 from askd.teach import choose_device
 from askd.teachers import load_backbone
 from askd.watch import LEARNERS
 
-WHAT = "Look into an ensemble's run: similarities between learners over training, their masks, each against the whole ensemble."
+WHAT = "Look into an ensemble's run: similarities between learners over training, their masks, each against the whole ensemble; " \
+       "of a single network, its control, the same figures."
 USAGE = "RUN_FOLDER [out=FOLDER] [data.path=FOLDER] [eval.sets=[...]] [key=value ...]"
 FACES = 5  # rows of the figure of masks
 
@@ -44,11 +46,20 @@ def main(argv: list[str]) -> None:
     run = Path(paths[0])
     out = Path(next((argument.removeprefix("out=") for argument in argv if argument.startswith("out=")), run / "learners"))
     network, meta = load_backbone(run)
-    if not isinstance(network, Ensemble):
-        raise RecipeError(f"{run} is a single network, and there are no learners to compare; name the run of a recipe with network.ensemble")
     recipe = load([f"recipe={run / 'recipe.yaml'}", *options])
     with init_from_env(choose_device(recipe)) as device:
-        print(diagnose(recipe, run, network.eval().requires_grad_(False).to(device), min(meta["sizes"]), out, device))
+        look = diagnose if isinstance(network, Ensemble) else diagnose_single
+        print(look(recipe, run, network.eval().requires_grad_(False).to(device), min(meta["sizes"]), out, device))
+
+
+def diagnose_single(recipe: Recipe, run: Path, network: Backbone, size: int, out: Path, device: torch.device) -> str:
+    """Writes figures.json to `out`, of a network without learners; returns the table that it prints."""
+    pairs, images = set_of_pairs(recipe)
+    row = figures(*embedded(recipe, network, size, images, device), pairs, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    document = {"set": pairs.name, "size": size, "protocol": recipe.eval.protocols[0].name, "network": row}
+    write_whole(out / "figures.json", lambda path: path.write_text(json.dumps(document, indent=1)))
+    return table({"network": row}, {}, pairs.name, size)
 
 
 def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path, device: torch.device) -> str:
@@ -86,10 +97,7 @@ def set_of_pairs(recipe: Recipe) -> tuple[PairSet, torch.Tensor]:
 
 def examine(recipe: Recipe, network: Ensemble, size: int, pairs: PairSet, images: torch.Tensor, device: torch.device) -> dict:
     """How alike the learners see, and each one's figures beside the ensemble's, with `pairs` at `size` pixels: what learners.json holds."""
-    with choose_precision(recipe.precision.name, device).autocast():
-        plain, mirrored = embed(
-            network, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch, quantise=recipe.data.quantise,
-        )
+    plain, mirrored = embedded(recipe, network, size, images, device)
     entries = similarities(plain, network.learners, pairs.left, pairs.right, pairs.same)
     parts = [np.split(side, network.learners, axis=1) for side in (plain, mirrored)]
     return {
@@ -98,6 +106,14 @@ def examine(recipe: Recipe, network: Ensemble, size: int, pairs: PairSet, images
         "learners": {f"learner {m + 1}": figures(ours, theirs, pairs, recipe) for m, (ours, theirs) in enumerate(zip(*parts))},
         "ensemble": figures(plain, mirrored, pairs, recipe),
     }
+
+
+def embedded(recipe: Recipe, network: Backbone, size: int, images: torch.Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of images and mirror images at `size` pixels, as the run's training saw them."""
+    with choose_precision(recipe.precision.name, device).autocast():
+        return embed(
+            network, images, size, recipe.data.degradation.name, device=device, batch=recipe.eval.batch, quantise=recipe.data.quantise,
+        )
 
 
 def figures(plain: np.ndarray, mirrored: np.ndarray, pairs: PairSet, recipe: Recipe) -> dict[str, float | None]:
@@ -115,7 +131,8 @@ def table(rows: dict[str, dict], means: dict[str, float], name: str, size: int) 
     measures = [key for key, value in next(iter(rows.values())).items() if value is not None]
     lines = [f"{name} at {size} px", "", f"| {'':<10} | {' | '.join(measures)} |", f"|{'-' * 12}|{'---:|' * len(measures)}"]
     lines += [f"| {who:<10} | {' | '.join(f'{100 * row[key]:.2f}' for key in measures)} |" for who, row in rows.items()]
-    return "\n".join([*lines, "", "mean cosines: " + ", ".join(f"{kind} {mean:.3f}" for kind, mean in means.items())])
+    cosines = ["", "mean cosines: " + ", ".join(f"{kind} {mean:.3f}" for kind, mean in means.items())] if means else []
+    return "\n".join([*lines, *cosines])
 
 
 if __name__ == "__main__":

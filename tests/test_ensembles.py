@@ -82,9 +82,14 @@ def test_diagnose_finds_what_its_parts_find(ensembles, world, tmp_path):  # noqa
     assert "| ensemble " in done.out and "mean cosines: self" in done.out
 
 
-def test_diagnose_wants_an_ensemble(distilled, tmp_path):  # noqa: F811
-    done = run("diagnose", distilled.of("student"), cwd=tmp_path)
-    assert done.status == 2 and "is a single network" in done.err and "Traceback" not in done.err
+def test_diagnose_gives_a_single_network_the_figures_of_its_control(distilled, tmp_path):  # noqa: F811
+    done = run("diagnose", distilled.of("student"), "out=found", cwd=tmp_path)
+    assert done.status == 0, done.err
+    found = json.loads((tmp_path / "found" / "figures.json").read_text())
+    rows = json.loads((distilled.folder / "benchmark" / "seed0" / "results.json").read_text())["rows"]
+    scored, = (row for row in rows if (row["model"], row["size"], row["protocol"]) == ("student", 14, found["protocol"]))
+    assert found["network"]["auc"] == pytest.approx(scored["auc"], abs=1e-6) and found["network"]["accuracy"] == pytest.approx(scored["accuracy"])
+    assert 0 <= found["network"]["recall@1"] <= found["network"]["recall@2"] <= 1 and "| network " in done.out and "cosines" not in done.out
 
 
 def test_an_ensemble_teaches_a_single_network_its_maps_and_its_centres(ensembles, world, tmp_path):  # noqa: F811
