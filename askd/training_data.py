@@ -49,8 +49,9 @@ def make_batches(recipe: Recipe, faces: FaceSet, sizes: list[int], device: torch
     except ValueError as error:
         raise RecipeError(f"data.sampler={recipe.data.sampler.name} of {recipe.data.set}: {error}") from None
     if batches.least < 2 and not (recipe.train.sync_bn and dist.world_size() > 1):
+        parts = f" with train.accumulate={recipe.train.accumulate}" if recipe.train.accumulate > 1 else ""
         raise RecipeError(
-            f"train.batch={recipe.train.batch} with train.accumulate={recipe.train.accumulate} leaves a process with one image at times, of which "
+            f"train.batch={recipe.train.batch}{parts} leaves a process with one image at times, of which "
             "batch norm has no statistics; enlarge the batch, or set train.sync_bn=true where there are several processes"
         )
     if recipe.distill.relation is not None and batches.least * dist.world_size() < 3:

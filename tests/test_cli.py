@@ -120,7 +120,7 @@ BAD_ARGUMENTS = [
     ([MINI, "network.embedding=0"], ["network.embedding", "0"]),
     ([MINI, "network.attention=none"], ["network.attention", "none"]),
     ([MINI, "distill.attention=null"], ["distils nothing", "askd.teach"]),
-    ([MINI, "distill.attention.channel=0", "distill.attention.spatial=0"], ["compares nothing"]),
+    ([MINI, "distill.attention.channel=0", "distill.attention.spatial=0"], ["one of them above 0"]),
     ([MINI, "train.batch=64"], ["48 training images", "train.batch=64"]),
     ([MINI, "train.warmup_epochs=2"], ["train.warmup_epochs must be below train.epochs=1", "2"]),
     ([MINI, "train.schedule=multistep", "train.milestones=[2,1]"], ["milestones"]),
