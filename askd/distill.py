@@ -12,8 +12,8 @@ from askd.benchmark import benchmark, open_sets
 from askd.centres import learnt_centres
 from askd.engine import dist
 from askd.errors import RecipeError
-from askd.heads.metric import METRICS
 from askd.export import export
+from askd.heads.metric import METRICS
 from askd.method import check_method, make_terms, needs_norms, teaches
 from askd.recipe import epochs, load
 from askd.schema import After, CentreSource, Margin, Recipe, Teacher
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
 def teacher_recipe(recipe: Recipe, argv: list[str]) -> Recipe:
     """The recipe that trains the teacher: `teacher.recipe` under the same command line, or this one.
 
-    RecipeError where `teacher.epochs` or `teacher.sizes` says otherwise than that recipe, whose own count.
+    RecipeError where `teacher.epochs` or `teacher.sizes` says otherwise than that recipe, whose own count, unless a checkpoint spares the training.
     """
     if recipe.teacher.recipe is None:
         return recipe
@@ -61,7 +61,7 @@ def teacher_recipe(recipe: Recipe, argv: list[str]) -> Recipe:
     for key, ours, theirs in (
         ("epochs", recipe.teacher.epochs, epochs(teaching, role)), ("sizes", recipe.teacher.sizes, sizes),
     ):
-        if ours not in (None, Teacher().sizes, theirs):
+        if recipe.teacher.checkpoint is None and ours not in (None, Teacher().sizes, theirs):
             own = "train.epochs, data.sizes" if role == "student" else f"teacher.{key}"
             raise RecipeError(f"teacher.{key}={ours}, but {teaching.name}, which trains the teacher, says {theirs}; change that recipe ({own})")
     return teaching

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from askd.distill import teacher_recipe
 from askd.errors import CheckpointError, RecipeError
 from askd.recipe import load
 from askd.resources import list_resources
@@ -140,6 +141,10 @@ def test_a_teacher_is_described_by_the_recipe_that_trains_it():
     assert settings["train"]["epochs"] == 10 and settings["head"]["weight"] == 0 and "embedding" in settings["distill"]
     given, _ = parse(["recipe=lfw_x8_strong", "methods=[base,askd]", "sizes=[14]", "seeds=1", "teacher.checkpoint=there"])
     assert given.trained_by(given.teachers()[0])[0].name == "lfw_x8_strong"
+    argv = ["recipe=lfw_x8_strong", "teacher.epochs=20"]  # as runs of before were stored, with the teacher that they had
+    with pytest.raises(RecipeError, match="teacher.epochs=20.0, but lfw_mobileface, which trains the teacher, says 10.0"):
+        teacher_recipe(load(argv), argv)
+    assert teacher_recipe(load([*argv, "teacher.checkpoint=there"]), argv).name == "lfw_mobileface"
     longer, _ = parse(["recipe=lfw_x8", "methods=[base]", "teacher.epochs=3", "seeds=1"])
     assert longer.settings(longer.teachers()[0])["train"]["epochs"] == 3  # which reaches lfw
 
