@@ -1,4 +1,8 @@
-"""The two maps that CBAM and SE are made of: which channels count (ChannelGate), and where (SpatialGate)."""
+"""The two maps that CBAM and SE are made of: which channels count (ChannelGate), and where (SpatialGate).
+
+Maxima are taken with their index, never by amax, whose gradient finds the places again by comparing: compiled, the two sides of that
+comparison may be rounded differently (pytorch/pytorch#186799), and in half precision the gradient came out wrong or as 0 / 0.
+"""
 from __future__ import annotations
 
 import torch
@@ -22,7 +26,7 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = {"average": lambda: x.mean((2, 3), keepdim=True), "max": lambda: x.amax((2, 3), keepdim=True)}
+        pooled = {"average": lambda: x.mean((2, 3), keepdim=True), "max": lambda: x.flatten(2).max(2).values[..., None, None]}
         return sum(self.mlp(pooled[name]()) for name in self.pools)
 
 
@@ -39,5 +43,5 @@ class SpatialGate(nn.Module):
         self.conv = nn.Conv2d(len(self.pools), 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = {"average": lambda: x.mean(1, keepdim=True), "max": lambda: x.amax(1, keepdim=True)}
+        pooled = {"average": lambda: x.mean(1, keepdim=True), "max": lambda: x.max(1, keepdim=True).values}
         return self.conv(torch.cat([pooled[name]() for name in self.pools], 1))

@@ -1,6 +1,8 @@
 """ABE's batched learners against a loop over learners, written from the paper's equation; what an ensemble shows to everybody else."""
 from __future__ import annotations
 
+import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from askd.errors import RecipeError
 from askd.backbone import build_backbone
 from askd.models import make_backbone
+from askd.models.cbam import CBAM
 from askd.models.ensemble import Ensemble, LearnerNorm
 from askd.models.iresnet import IResNet
 from askd.recipe import load
@@ -266,3 +269,32 @@ def test_on_the_other_backbones(name, kind):
     trained = [parameter for head in net.heads for parameter in head.parameters() if parameter.requires_grad]
     late = [value for key, value in net.trunk.named_parameters() if value.requires_grad and key.startswith(("neck", "stages.3", "embeds.3", "positions.3"))]
     assert not net.heads or sum(p.numel() for p in trained) == sum(p.numel() for p in late)  # nothing that no learner uses
+
+
+class Masked(nn.Module):
+    """What CBAM meets in an ensemble: the concatenated batch norms of learners."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.attention = nn.Conv2d(16, 16, 3, padding=1, bias=False), LearnerNorm(nn.BatchNorm2d(16), 2), CBAM(16, 4)
+
+    def forward(self, x):
+        return self.attention(self.norm(self.conv(x)))[0]
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling needs a C++ compiler")
+def test_compiled_in_half_precision_an_ensemble_learns_as_it_does_eagerly():
+    """By amax's gradient, compiled, every parameter below CBAM got 0 / 0 in bfloat16 (pytorch/pytorch#186799)."""
+    torch.manual_seed(0)
+    module = Masked().to(memory_format=torch.channels_last)
+    x = torch.randn(4, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    weight, gradients = torch.randn(4, 16, 8, 8), []
+    for forward in (module, torch.compile(module)):
+        module.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = forward(x)
+        (out.float() * weight).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in module.named_parameters()})
+    eager, compiled = gradients
+    for name, expected in eager.items():
+        assert (compiled[name] - expected).norm() < 0.05 * expected.norm(), name
