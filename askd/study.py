@@ -1,4 +1,4 @@
-"""Several methods under one protocol: one shared teacher per seed, every method under the same order, flips and schedule, paired by seed.
+"""Several methods under one protocol: one shared teacher per seed (none where no method has any use for one), every method under the same order, flips and schedule, paired by seed.
 
 Runs are resumable one by one: each finished run is a line of OUT/results.jsonl, and a line that is there is not run again.
 """
@@ -100,8 +100,8 @@ def check_keys(study: Study) -> None:
 def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
     """The finished run of a job, scored at its sizes, with its very settings and, for a student, taught by the teacher that stands for its seed."""
     taught_by = None
-    if job.method != "teacher":
-        teacher = find_line(study, study.teacher_of(job), lines)
+    if job.method != "teacher" and (standing := study.teacher_of(job)) is not None:
+        teacher = find_line(study, standing, lines)
         taught_by = teacher and teacher["sha256"]
     key, settings = (study.recipe_name(), job.label, list(job.sizes), job.seed, taught_by), study.settings(job)
     parts = ("recipe", "method", "sizes", "seed", "teacher")
@@ -152,10 +152,11 @@ def run_all(study: Study, results: Path) -> list[str]:
     def run(job: Job, launch: Launch) -> None:
         with lock:
             lines = read(results)
-        teacher = None if job.method == "teacher" else find_line(study, study.teacher_of(job), lines)
+        standing = None if job.method == "teacher" else study.teacher_of(job)
+        teacher = find_line(study, standing, lines) if standing else None
         if find_line(study, job, lines) is not None:
             return
-        if job.method != "teacher" and teacher is None:
+        if standing and teacher is None:
             failed.append(f"{job}: no teacher")
             return
         given = scored_before(study, job, lines)
@@ -193,7 +194,7 @@ def run_one(argv: list[str]) -> None:
             role, folder = "teacher", find_teacher(recipe, arguments, device)
         else:
             role = "student" if teaches(recipe) else "baseline"
-            folder = train_role(recipe, role, device, Path(recipe.teacher.checkpoint))
+            folder = train_role(recipe, role, device, Path(recipe.teacher.checkpoint) if recipe.teacher.checkpoint is not None else None)
         memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
         scored = Path(recipe.out) / recipe.name / "benchmark" / f"seed{recipe.seed}"
         benchmark(recipe, {role: folder}, scored, device)
@@ -261,14 +262,13 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     trained_at = " | ".join("+".join(map(str, sizes)) for sizes in study.sizes)
     besides = [f"{method}: {', '.join(own)}" for method in study.methods if (own := study.besides(method))]
     differing = f" Besides `distill`, these methods differ from the recipe in: {'; '.join(besides)}." if besides else ""
-    teaching, role = study.trained_by(study.teachers()[0])
-    teacher = f"{epochs(teaching, role):g}" + (f" by recipe {teaching.name}" if teaching.name != recipe.name else "")
-    teacher = teacher if recipe.teacher.checkpoint is None else f"given as {recipe.teacher.checkpoint}"
+    shared = f"one teacher per seed, shared by all methods{apart}" if study.teachers() else "no teacher, of which no method has any use"
+    teacher = f" (the teacher {origin})" if (origin := teacher_origin(study, recipe)) else ""
     text = [
         f"# {recipe.name}: {', '.join(study.methods)}", "",
-        f"Seeds {', '.join(map(str, study.seeds))}; one teacher per seed, shared by all methods{apart}; training at {trained_at} px of "
+        f"Seeds {', '.join(map(str, study.seeds))}; {shared}; training at {trained_at} px of "
         f"{data.set}, degradation {data.degradation.name}, scored with {degradation_scored(recipe)}; {network.backbone} with {network.attention.name}, started from {network.init}; "
-        f"{learns.epochs:g} epochs (the teacher {teacher}) of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
+        f"{learns.epochs:g} epochs{teacher} of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same images in the same order with the same flips and sizes, the same "
         f"schedule, and, where network and start are the same, the same weights to start from.{differing} Differences are paired by "
         "seed; intervals are Student's t over seeds, and say how training varies, not how the test people do. Of intervals "
@@ -284,6 +284,16 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     partial.write_text("\n".join(text))
     os.replace(partial, study.out / "report.md")
     print("\n".join([tables(lines), learner_table(lines)]))
+
+
+def teacher_origin(study: Study, recipe: Recipe) -> str:
+    """Where the teachers' weights come from, in words: how many epochs, by which recipe, or which checkpoint; nothing without teachers."""
+    if not study.teachers():
+        return ""
+    if recipe.teacher.checkpoint is not None:
+        return f"given as {recipe.teacher.checkpoint}"
+    teaching, role = study.trained_by(study.teachers()[0])
+    return f"{epochs(teaching, role):g}" + (f" by recipe {teaching.name}" if teaching.name != recipe.name else "")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ class Study:
     threads: int | None
 
     def teachers(self) -> list[Job]:
-        """One per seed, and one more for every other architecture that a method needs a teacher of."""
+        """One per seed, and one more for every other architecture that a method needs a teacher of; none where no method needs any and none is given."""
+        if not any(map(self.needs_teacher, self.methods)) and self.plain().teacher.checkpoint is None:
+            return []
         others = dict.fromkeys(network for method in self.methods if (network := self.taught_as(method)))
         return [Job("teacher", (112,), seed, network) for seed in self.seeds for network in ((), *others)]
 
@@ -68,8 +70,10 @@ class Study:
         """Seed by seed, so that a study that is cut short has whole seeds."""
         return [Job(method, sizes, seed) for seed in self.seeds for sizes in self.sizes for method in self.methods]
 
-    def teacher_of(self, job: Job) -> Job:
-        """The teacher that stands for a student's seed and architecture."""
+    def teacher_of(self, job: Job) -> Job | None:
+        """The teacher that stands for a student's seed and architecture; None in a study without teachers."""
+        if not self.teachers():
+            return None
         return Job("teacher", (112,), job.seed, self.taught_as(job.method))
 
     @cache
@@ -94,10 +98,14 @@ class Study:
         return tuple(_different(plain, own))
 
     @cache
+    def needs_teacher(self, method: str) -> bool:
+        """Whether a method learns from a teacher, or starts from its weights."""
+        return self.role(method) == "student" or self._laid_over(method).network.init == "teacher"
+
+    @cache
     def taught_as(self, method: str) -> tuple[str, ...]:
         """The architecture of a method's teacher, () for the recipe's own, which also stands where a method has no use for one."""
-        needs_one = self.role(method) == "student" or self._laid_over(method).network.init == "teacher"
-        return self.architecture(method) if needs_one else ()
+        return self.architecture(method) if self.needs_teacher(method) else ()
 
     def plain(self) -> Recipe:
         """The recipe that all methods are laid over."""
@@ -118,7 +126,7 @@ class Study:
         view = training_view(*(self.trained_by(job) if job.method == "teacher" else (recipe, self.role(job.method))))
         del view["seed"]
         rendered = load_card(recipe.data.set).render
-        teacher = recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe"
+        teacher = (recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe") if self.teachers() else None
         scored = {
             "sets": recipe.eval.sets, "protocols": [protocol.name for protocol in recipe.eval.protocols], "degradation": degradation_scored(recipe),
         }

@@ -63,9 +63,11 @@ def test_where_a_network_starts_is_not_its_architecture():
     assert [job.label for job in study.teachers()] == ["teacher"] and study.methods[:2] == ("base+from_random", "askd+from_random")
     starts = [load(study.arguments(job)).network.init for job in study.students()]
     assert starts == ["random", "random", "teacher", "teacher"]
-    # A baseline from random weights of another architecture has no use for a teacher.
-    study, _ = parse(["recipe=lfw_x8", "methods=[base+se+from_random]", "seeds=1"])
+    # A baseline from random weights of another architecture has no use for a teacher of it, and by itself for none.
+    study, _ = parse(["recipe=lfw_x8", "methods=[base,base+se+from_random]", "seeds=1"])
     assert [job.label for job in study.teachers()] == ["teacher"]
+    study, _ = parse(["recipe=lfw_x8", "methods=[base+se+from_random]", "seeds=1"])
+    assert study.teachers() == []
 
 
 @pytest.mark.parametrize("name", list_resources("studies"))
@@ -76,7 +78,7 @@ def test_ready_studies_are_plans(name, recipe):
     assert text.startswith("# ") and len(study.methods) >= 3 and any(method.split("+")[0] == "base" for method in study.methods)
     for job in (*study.teachers(), *study.students()):
         loaded = load(study.arguments(job))
-        if job.method != "teacher":
+        if job.method != "teacher" and study.teachers():
             assert load(study.arguments(study.teacher_of(job))).network.attention == loaded.network.attention or study.role(job.method) == "baseline"
     assert parse([f"recipe={recipe}", f"study={name}", "methods=[base]"])[0].methods == ("base",)  # the command line has the last word
 
@@ -231,6 +233,18 @@ def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     states = {line.split(" at ")[0].strip(): line.rsplit(": ", 1)[1] for line in jobs}
     assert states["base"] == states["kd"] == states["teacher"] == states["teacher, attention=se"] == "done" and states["embedding"].startswith("about ")
     assert "1 runs, about" in planned.out and (tmp_path / "here" / "results.jsonl").read_bytes() == before
+
+
+def test_without_any_use_for_a_teacher_there_is_none(world, tmp_path):  # noqa: F811
+    done = run("study", f"recipe={world.recipe}", "methods=[base+from_random,abe2+from_random]", "sizes=[14]", "seeds=[0]", "out=here", cwd=tmp_path)
+    assert done.status == 0, done.err
+    lines = read(tmp_path / "here" / "results.jsonl")
+    assert [(line["method"], line["teacher"], line["settings"]["teacher"]) for line in lines] == [("base+from_random", None, None), ("abe2+from_random", None, None)]
+    text = (tmp_path / "here" / "report.md").read_text()
+    assert "no teacher, of which no method has any use" in text and "(the teacher" not in text and "headroom" not in text
+    assert "| abe2+from_random - base+from_random | 14 |" in text
+    one, _ = parse([f"recipe={world.recipe}", "methods=[base+from_random,kd+from_random]", "sizes=[14]", "seeds=[0]"])
+    assert one.teachers() and one.teacher_of(one.students()[0]) == one.teachers()[0]  # for one that has, it stands for all
 
 
 def test_a_plan_spends_nothing_on_a_teacher_that_is_there(distilled, monkeypatch):  # noqa: F811
