@@ -18,7 +18,7 @@ from askd.errors import DataError, RecipeError
 from askd.evaluation.embed import decode_all, embed
 from askd.evaluation.exhibits import distinct_faces
 from askd.evaluation.figures import save
-from askd.evaluation.learner_figures import plot_learners, plot_masks, similarity_figure
+from askd.evaluation.learner_figures import plot_learners, plot_masks, plot_pairs, similarity_figure
 from askd.evaluation.learners import BINS, overall, similarities
 from askd.evaluation.report import write_whole
 from askd.evaluation.retrieval import retrieve
@@ -63,7 +63,7 @@ def diagnose_single(recipe: Recipe, run: Path, network: Backbone, size: int, out
 
 
 def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path, device: torch.device) -> str:
-    """Writes learners.json, similarities.png, masks.png and accuracy.png to `out`; returns the table that it prints.
+    """Writes learners.json, similarities.png, pairs.png, masks.png and accuracy.png to `out`; returns the table that it prints.
 
     On the first set of pairs of eval.sets, at `size` pixels, images as the run's training saw them.
     """
@@ -76,6 +76,7 @@ def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path,
     write_whole(out / "learners.json", lambda path: path.write_text(json.dumps(document, indent=1)))
     panels = [(f"step {line['step']}", line["pairs"]) for line in document["over_training"]] or [(f"{pairs.name}, at the end", document["pairs"])]
     save(similarity_figure(panels), out / "similarities.png")
+    plot_pairs(document["pairs"], [(line["step"], line["pairs"]) for line in document["over_training"]], out / "pairs.png")
     measure = "accuracy" if whole["accuracy"] is not None else "auc"
     plot_learners({name.split()[1]: 100 * row[measure] for name, row in rows.items()}, 100 * whole[measure], f"{measure} (%)", out / "accuracy.png")
     if network.masks is not None:

@@ -78,7 +78,7 @@ def test_diagnose_finds_what_its_parts_find(ensembles, world, tmp_path):  # noqa
     assert found["ensemble"]["recall@1"] == pytest.approx(retrieve(plain + mirrored, pairs.identity, [1]).recall[1], abs=0.02)
     assert list(found["learners"]) == ["learner 1", "learner 2"] and len(found["over_training"]) == 1
     assert np.sum(found["pairs"][1]["self"]["counts"]) == len(pairs.images)
-    assert {path.name for path in (tmp_path / "found").iterdir()} == {"learners.json", "similarities.png", "masks.png", "accuracy.png"}
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {"learners.json", "similarities.png", "pairs.png", "masks.png", "accuracy.png"}
     assert "| ensemble " in done.out and "mean cosines: self" in done.out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from askd.evaluation.learner_figures import as_image, plot_learners, plot_masks, similarity_figure
+from askd.evaluation.learner_figures import COLOUR_OF, as_image, plot_learners, plot_masks, plot_pairs, similarity_figure
 from askd.evaluation.learners import BINS, overall, pooled, similarities
 
 LEARNERS, WIDTH = 3, 4
@@ -68,3 +68,22 @@ def test_figures_show_first_and_last(tmp_path):
     plot_masks(np.zeros((2, 112, 112, 3), np.uint8), np.random.default_rng(0).random((2, LEARNERS, 5, 7, 7)), tmp_path / "masks.png")
     plot_learners({"1": 80.0, "2": 82.0}, 85.0, "accuracy (%)", tmp_path / "accuracy.png")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("masks.png", "accuracy.png"))
+
+
+def test_every_pair_of_learners_has_its_histograms_and_its_course(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("askd.evaluation.learner_figures.save", lambda figure, path: saved.append(figure))
+    entries, before = (similarities(draw(seed), LEARNERS, LEFT, RIGHT, SAME) for seed in (0, 1))
+    plot_pairs(entries, [(5, before), (9, entries)], tmp_path / "pairs.png")
+    plot_pairs(entries, [], tmp_path / "pairs.png")
+    grid = np.array(saved[0].axes).reshape(LEARNERS, LEARNERS)
+    assert grid[0, 0].get_title() == "learner 1" and grid[2, 1].get_title() == grid[1, 2].get_title() == "learners 2, 3"
+    course = next(line for line in grid[1, 2].get_lines() if line.get_color() == COLOUR_OF["self"])
+    assert course.get_xydata().tolist() == [[5, entry_of(before, 2, 3)["self"]["mean"]], [9, entry_of(entries, 2, 3)["self"]["mean"]]]
+    marked = {line.get_color(): line.get_xdata()[0] for line in grid[2, 1].get_lines()}
+    assert marked == {COLOUR_OF[kind]: entry_of(entries, 2, 3)[kind]["mean"] for kind in COLOUR_OF}
+    assert [axes.axison for axes in saved[1].axes] == [True, False, False, True, True, False, True, True, True]
+
+
+def entry_of(entries, p, q):
+    return next(entry for entry in entries if entry["learners"] == [p, q])
