@@ -7,7 +7,7 @@ from askd.engine.checkpoint import load_module
 from askd.errors import RecipeError
 from askd.models import make_backbone
 from askd.models.attention import DEFAULTS
-from askd.models.ensemble import Ensemble
+from askd.models.ensemble import Ensemble, Masks
 from askd.models.features import Backbone
 from askd.models.onnx_network import OnnxNetwork
 from askd.schema import Recipe
@@ -24,8 +24,9 @@ def build_backbone(recipe: Recipe, role: str, teacher: Backbone | OnnxNetwork | 
     except ValueError as error:
         raise RecipeError(f"network.backbone={recipe.network.backbone}: {error}") from None
     if recipe.network.initialiser.name == "xavier":
+        own = {module for part in backbone.modules() if isinstance(part, Masks) for module in part.modules()}  # Xavier already, learner by learner
         for module in backbone.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in own:
                 for group in module.weight.detach().chunk(getattr(module, "groups", 1)):  # what one group sees and feeds: torch counts all
                     nn.init.xavier_uniform_(group)
     init = recipe.network.init

@@ -33,23 +33,28 @@ from askd.watch import LEARNERS
 
 WHAT = "Look into an ensemble's run: similarities between learners over training, their masks, each against the whole ensemble; " \
        "of a single network, its control, the same figures."
-USAGE = "RUN_FOLDER [out=FOLDER] [data.path=FOLDER] [eval.sets=[...]] [key=value ...]"
+USAGE = "RUN_FOLDER [size=PIXELS] [out=FOLDER] [data.path=FOLDER] [eval.sets=[...]] [eval.protocols=[...]] [eval.batch=N] [device=...] [precision=...]"
+KEYS = ("data.path", "eval.sets", "eval.protocols", "eval.batch", "device", "precision")  # of the run's recipe, that say how it is looked at
 FACES = 5  # rows of the figure of masks
 
 
 def main(argv: list[str]) -> None:
     """`python -m askd.diagnose RUN_FOLDER [key=value ...]`"""
     paths = [argument for argument in argv if "=" not in argument]
-    options = [argument for argument in argv if "=" in argument and not argument.startswith("out=")]
+    options = dict(argument.split("=", 1) for argument in argv if "=" in argument)
     if len(paths) != 1:
         raise RecipeError(f"usage: python -m askd.diagnose {USAGE}, got {' '.join(argv) or 'nothing'}")
     run = Path(paths[0])
-    out = Path(next((argument.removeprefix("out=") for argument in argv if argument.startswith("out=")), run / "learners"))
+    out, size = Path(options.pop("out", run / "learners")), options.pop("size", None)
+    for key in options.keys() - set(KEYS):
+        raise RecipeError(f"{key}= says nothing here; askd.diagnose takes size=, out= and {', '.join(KEYS)}")
+    if size is not None and not (size.isdigit() and 1 <= int(size) <= 112):
+        raise RecipeError(f"size= must be a number of pixels, 1 to 112, got {size}")
     network, meta = load_backbone(run)
-    recipe = load([f"recipe={run / 'recipe.yaml'}", *options])
+    recipe = load([f"recipe={run / 'recipe.yaml'}", *(f"{key}={value}" for key, value in options.items())])
     with init_from_env(choose_device(recipe)) as device:
         look = diagnose if isinstance(network, Ensemble) else diagnose_single
-        print(look(recipe, run, network.eval().requires_grad_(False).to(device), min(meta["sizes"]), out, device))
+        print(look(recipe, run, network.eval().requires_grad_(False).to(device), int(size) if size else min(meta["sizes"]), out, device))
 
 
 def diagnose_single(recipe: Recipe, run: Path, network: Backbone, size: int, out: Path, device: torch.device) -> str:
@@ -65,7 +70,8 @@ def diagnose_single(recipe: Recipe, run: Path, network: Backbone, size: int, out
 def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path, device: torch.device) -> str:
     """Writes learners.json, similarities.png, pairs.png, masks.png and accuracy.png to `out`; returns the table that it prints.
 
-    On the first set of pairs of eval.sets, at `size` pixels, images as the run's training saw them.
+    On the first set of pairs of eval.sets, at `size` pixels, images as the run's training saw them; what is over training, by the set that
+    training watched, which titles name.
     """
     pairs, images = set_of_pairs(recipe)
     document = examine(recipe, network, size, pairs, images, device)
@@ -74,9 +80,13 @@ def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path,
     log = run / LEARNERS
     document["over_training"] = [json.loads(line) for line in (log.read_text().splitlines() if log.is_file() else [])]
     write_whole(out / "learners.json", lambda path: path.write_text(json.dumps(document, indent=1)))
-    panels = [(f"step {line['step']}", line["pairs"]) for line in document["over_training"]] or [(f"{pairs.name}, at the end", document["pairs"])]
+    panels = [(f"{line.get('set', 'watched')}, step {line['step']}", line["pairs"]) for line in document["over_training"]] or [(f"{pairs.name}, at the end", document["pairs"])]
     save(similarity_figure(panels), out / "similarities.png")
-    plot_pairs(document["pairs"], [(line["step"], line["pairs"]) for line in document["over_training"]], out / "pairs.png")
+    watched = next((line["set"] for line in document["over_training"] if "set" in line), "the set that training watched")
+    plot_pairs(
+        document["pairs"], [(line["step"], line["pairs"]) for line in document["over_training"]], out / "pairs.png",
+        f"below: {pairs.name}, the finished network; above: {watched}, over training",
+    )
     measure = "accuracy" if whole["accuracy"] is not None else "auc"
     plot_learners({name.split()[1]: 100 * row[measure] for name, row in rows.items()}, 100 * whole[measure], f"{measure} (%)", out / "accuracy.png")
     if network.masks is not None:

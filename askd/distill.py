@@ -10,6 +10,7 @@ from askd import cli
 from askd.backbone import build_backbone
 from askd.benchmark import benchmark, open_sets
 from askd.centres import learnt_centres
+from askd.data.faces import FaceSet
 from askd.engine import dist
 from askd.errors import RecipeError
 from askd.export import export
@@ -84,9 +85,7 @@ def check_first(recipe: Recipe, argv: list[str], students: tuple[str, ...] = ())
     """
     if recipe.name in students:
         raise RecipeError(f"teacher.recipe goes in a circle through {', '.join(students)}; name a teacher.checkpoint in one of them")
-    faces = open_training(recipe)[1]
-    if After.benchmark in recipe.after:
-        open_sets(recipe)
+    faces = check_data(recipe)
     checkpoint, teaching, source = recipe.teacher.checkpoint, teacher_recipe(recipe, argv), learnt_from(recipe)
     if checkpoint is None:
         teacher = build_backbone(teaching, "teacher", None)
@@ -112,6 +111,14 @@ def check_first(recipe: Recipe, argv: list[str], students: tuple[str, ...] = ())
                 raise RecipeError(f"{NO_NORMS}, and {checkpoint} has none")
     student = build_backbone(recipe, "student", teacher)  # the baseline is the same
     check_method(recipe, student, teacher, checkpoint or teaching.network.backbone)
+
+
+def check_data(recipe: Recipe) -> FaceSet:
+    """The training images, once they and, where there is to be a benchmark, its sets are found and open."""
+    faces = open_training(recipe)[1]
+    if After.benchmark in recipe.after:
+        open_sets(recipe)
+    return faces
 
 
 def learnt_from(recipe: Recipe) -> str | None:

@@ -1,4 +1,4 @@
-"""Several methods under one protocol: one shared teacher per seed (none where no method has any use for one), every method under the same order, flips and schedule, paired by seed.
+"""Several methods under one protocol: one shared teacher per seed (none where no method needs one), every method under the same order, flips and schedule, paired by seed.
 
 Runs are resumable one by one: each finished run is a line of OUT/results.jsonl, and a line that is there is not run again.
 """
@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from askd import cli
+from askd.backbone import build_backbone
 from askd.benchmark import benchmark, open_sets
 from askd.data.gallery import IdentificationSet
 from askd.diagnose import examine, set_of_pairs
-from askd.distill import check_first, find_teacher
+from askd.distill import check_data, check_first, find_teacher
 from askd.engine import dist
 from askd.engine.processes import Launch, in_parallel
 from askd.errors import CheckpointError, RecipeError, TrainingError
@@ -29,6 +30,7 @@ from askd.evaluation.learner_comparison import learner_table, plot_similarities
 from askd.method import teaches
 from askd.models.ensemble import Ensemble
 from askd.recipe import epochs, fill_defaults, load, method_keys
+from askd.resources import list_resources
 from askd.schema import Recipe
 from askd.step_time import seconds_per_step
 from askd.study_plan import USAGE, Job, Study, degradation_scored, parse
@@ -44,7 +46,9 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["run"]:
         return run_one(argv[1:])
     if argv[:1] == ["report"] and len(argv) == 2:
-        return print(report(read(Path(argv[1]))))
+        if not Path(argv[1]).is_file():
+            raise CheckpointError(f"{argv[1]}: no such file; give a study's results.jsonl")
+        return print(report(read(Path(argv[1])), argv[1]))
     study, dry = parse(argv)
     recipe = check(study)
     results = study.out / "results.jsonl"
@@ -72,7 +76,11 @@ def check(study: Study) -> Recipe:
     for method in study.methods:
         arguments = study.arguments(Job(method, study.sizes[0], seed))
         recipe = load(arguments)
-        check_first(recipe, arguments)
+        if study.needs_teacher(method):
+            check_first(recipe, arguments)
+        else:
+            check_data(recipe)
+            build_backbone(recipe, "baseline", None)
         if study.role(method) == "baseline" and not recipe.head.weight:
             raise RecipeError(f"head.weight=0 leaves the baseline nothing to learn; drop {method} from methods=, or take another recipe")
         if plain.network.ensemble not in (None, recipe.network.ensemble):
@@ -87,6 +95,8 @@ def check_keys(study: Study) -> None:
     """RecipeError for keys that would make methods other than they are called, or unequal in what is not theirs."""
     given = [argument.split("=", 1)[0] for argument in study.given[1:]]
     for key in given:
+        if key.startswith("teacher.") and not study.teachers():
+            raise RecipeError(f"{key}= is about teachers, and none of {', '.join(study.methods)} needs one; drop it")
         if key.split(".")[0] == "distill":
             raise RecipeError(f"{key}= would reach every method, and the baseline too; write it into a method of your own (methods=[base,./mine.yaml])")
     for method in study.methods:
@@ -98,18 +108,22 @@ def check_keys(study: Study) -> None:
 
 
 def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
-    """The finished run of a job, scored at its sizes, with its very settings and, for a student, taught by the teacher that stands for its seed."""
-    taught_by = None
-    if job.method != "teacher" and (standing := study.teacher_of(job)) is not None:
-        teacher = find_line(study, standing, lines)
-        taught_by = teacher and teacher["sha256"]
-    key, settings = (study.recipe_name(), job.label, list(job.sizes), job.seed, taught_by), study.settings(job)
-    parts = ("recipe", "method", "sizes", "seed", "teacher")
+    """The finished run of a job, scored at its sizes, with its very settings and, where its method needs one, taught by its seed's teacher."""
+    standing = None if job.method == "teacher" else study.teacher_of(job)
+    teacher = find_line(study, standing, lines) if standing else None
+    key = {
+        "recipe": study.recipe_name(), "method": job.label, "sizes": list(job.sizes), "seed": job.seed, "settings": study.settings(job),
+        "teacher": teacher and teacher["sha256"],
+    }
     sizes = set(study.scored_at(job))
-    return next((
-        line for line in lines if tuple(line[part] for part in parts) == key and _of_today(line["settings"], settings) == settings
-        and sizes <= set(line.get("scored_at") or (row["size"] for row in line["rows"]))
-    ), None)
+
+    def fits(line: dict) -> bool:
+        stored = {**line, "settings": _of_today(line["settings"], key["settings"])}
+        if job.method != "teacher" and standing is None:  # lines from before say which teacher there was, of which the method took nothing
+            stored |= {"teacher": None, "settings": {**stored["settings"], "teacher": None}}
+        return all(stored[part] == value for part, value in key.items())
+
+    return next((line for line in lines if fits(line) and sizes <= set(line.get("scored_at") or (row["size"] for row in line["rows"]))), None)
 
 
 def scored_before(study: Study, job: Job, lines: list[dict]) -> dict | None:
@@ -239,10 +253,15 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
     return "\n".join(lines)
 
 
-def report(lines: list[dict]) -> str:
-    """The tables of a results file, by recipe; also of older files, whose lines hold teacher, baseline and student at once."""
+def report(lines: list[dict], source: str = "results") -> str:
+    """The tables of a results file, by recipe; also of older files, whose lines hold teacher, baseline and student at once.
+
+    Of several lines of one run the last counts. CheckpointError where a line of `source` is of something else than a study.
+    """
     groups: dict[str, list[dict]] = {}
-    for line in lines:
+    for number, line in enumerate(lines, 1):
+        if missing := {"recipe", "seed", "settings", "rows"} - (line.keys() if isinstance(line, dict) else set()):
+            raise CheckpointError(f"{source}:{number} is no study's: it has no {', '.join(sorted(missing))}; give a results.jsonl of askd.study")
         if "method" in line:
             groups.setdefault(line["recipe"], []).append(line)
             continue
@@ -251,7 +270,8 @@ def report(lines: list[dict]) -> str:
             sizes = [112] if role == "teacher" else line["settings"]["sizes"]
             group = groups.setdefault(f"{line['recipe']}, {json.dumps(line['settings'], sort_keys=True)}", [])
             group.append({"method": method, "sizes": sizes, "seed": line["seed"], "rows": rows, "cost": None})
-    return "\n".join(f"## {name}\n\n{tables(group)}\n{learner_table(group)}" for name, group in groups.items())
+    last = {name: list({(line["method"], *line["sizes"], "seed", line["seed"]): line for line in group}.values()) for name, group in groups.items()}
+    return "\n".join(f"## {name}\n\n{tables(group)}\n{learner_table(group)}" for name, group in last.items())
 
 
 def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
@@ -262,12 +282,13 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     trained_at = " | ".join("+".join(map(str, sizes)) for sizes in study.sizes)
     besides = [f"{method}: {', '.join(own)}" for method in study.methods if (own := study.besides(method))]
     differing = f" Besides `distill`, these methods differ from the recipe in: {'; '.join(besides)}." if besides else ""
-    shared = f"one teacher per seed, shared by all methods{apart}" if study.teachers() else "no teacher, of which no method has any use"
+    shared = f"one teacher per seed, shared by all methods{apart}" if study.teachers() else "no teacher: no method needs one"
+    starts = dict.fromkeys(load(study.arguments(job)).network.init for job in study.students())
     teacher = f" (the teacher {origin})" if (origin := teacher_origin(study, recipe)) else ""
     text = [
         f"# {recipe.name}: {', '.join(study.methods)}", "",
         f"Seeds {', '.join(map(str, study.seeds))}; {shared}; training at {trained_at} px of "
-        f"{data.set}, degradation {data.degradation.name}, scored with {degradation_scored(recipe)}; {network.backbone} with {network.attention.name}, started from {network.init}; "
+        f"{data.set}, degradation {data.degradation.name}, scored with {degradation_scored(recipe)}; {network.backbone} with {network.attention.name}, started from {' or '.join(starts)}; "
         f"{learns.epochs:g} epochs{teacher} of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same images in the same order with the same flips and sizes, the same "
         f"schedule, and, where network and start are the same, the same weights to start from.{differing} Differences are paired by "
@@ -297,4 +318,4 @@ def teacher_origin(study: Study, recipe: Recipe) -> str:
 
 
 if __name__ == "__main__":
-    cli.run("study", WHAT, main, USAGE)
+    cli.run("study", f"{WHAT} Ready ones (study=NAME): {', '.join(list_resources('studies'))}.", main, USAGE)

@@ -60,21 +60,18 @@ class Study:
     threads: int | None
 
     def teachers(self) -> list[Job]:
-        """One per seed, and one more for every other architecture that a method needs a teacher of; none where no method needs any and none is given."""
-        if not any(map(self.needs_teacher, self.methods)) and self.plain().teacher.checkpoint is None:
-            return []
-        others = dict.fromkeys(network for method in self.methods if (network := self.taught_as(method)))
-        return [Job("teacher", (112,), seed, network) for seed in self.seeds for network in ((), *others)]
+        """One per seed and architecture that a method needs a teacher of, and a given one in any case: it shows the headroom."""
+        given = [()] if self.plain().teacher.checkpoint is not None else []
+        networks = dict.fromkeys([*given, *(self.taught_as(method) for method in self.methods if self.needs_teacher(method))])
+        return [Job("teacher", (112,), seed, network) for seed in self.seeds for network in networks]
 
     def students(self) -> list[Job]:
         """Seed by seed, so that a study that is cut short has whole seeds."""
         return [Job(method, sizes, seed) for seed in self.seeds for sizes in self.sizes for method in self.methods]
 
     def teacher_of(self, job: Job) -> Job | None:
-        """The teacher that stands for a student's seed and architecture; None in a study without teachers."""
-        if not self.teachers():
-            return None
-        return Job("teacher", (112,), job.seed, self.taught_as(job.method))
+        """The teacher of a student's seed and architecture; None where its method needs none."""
+        return Job("teacher", (112,), job.seed, self.taught_as(job.method)) if self.needs_teacher(job.method) else None
 
     @cache
     def recipe_name(self) -> str:
@@ -104,7 +101,7 @@ class Study:
 
     @cache
     def taught_as(self, method: str) -> tuple[str, ...]:
-        """The architecture of a method's teacher, () for the recipe's own, which also stands where a method has no use for one."""
+        """The architecture of a method's teacher, () for the recipe's own, and where a method needs none."""
         return self.architecture(method) if self.needs_teacher(method) else ()
 
     def plain(self) -> Recipe:
@@ -126,7 +123,8 @@ class Study:
         view = training_view(*(self.trained_by(job) if job.method == "teacher" else (recipe, self.role(job.method))))
         del view["seed"]
         rendered = load_card(recipe.data.set).render
-        teacher = (recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe") if self.teachers() else None
+        taught = job.method == "teacher" or self.needs_teacher(job.method)
+        teacher = (recipe.teacher.checkpoint or recipe.teacher.recipe or "this recipe") if taught else None
         scored = {
             "sets": recipe.eval.sets, "protocols": [protocol.name for protocol in recipe.eval.protocols], "degradation": degradation_scored(recipe),
         }
@@ -183,9 +181,12 @@ def parse(argv: list[str]) -> tuple[Study, bool]:
     if not alone or not all(type(size) is int for size in alone) or len(set(listed)) != len(listed):
         raise RecipeError(f"sizes= takes distinct pixels and `all` (one student for 112 and all of them), got {own['sizes']}")
     sizes = tuple((size,) if size != "all" else tuple(dict.fromkeys((112, *alone))) for size in listed)
+    if len(set(sizes)) != len(sizes):
+        raise RecipeError(f"sizes={own['sizes']}: `all` is 112 and the others, so that two of these are the same; name a size below 112, or leave `all` out")
     seeds = tuple(range(own["seeds"])) if isinstance(own["seeds"], int) else tuple(_listed(own["seeds"]))
     for key, good, expected in (
-        ("seeds", bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds), "how many (3), or a list ([0,2])"),
+        ("seeds", bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds),
+         "how many (3), or a list of different ones ([0,2])"),
         ("jobs", type(own["jobs"]) is int and own["jobs"] >= 1, "how many runs at a time"),
         ("threads", own["threads"] is None or type(own["threads"]) is int and own["threads"] >= 1, "CPU threads per run"),
         ("dry_run", isinstance(own["dry_run"], bool), "true or false"),

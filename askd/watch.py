@@ -98,6 +98,6 @@ def compare_learners(step: int, plain: np.ndarray, learners: int, pairs: PairSet
     entries, path = similarities(plain, learners, pairs.left, pairs.right, pairs.same), folder / LEARNERS
     drop_lines_past(path, step - 1)
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "pairs": entries}) + "\n")
+        file.write(json.dumps({"step": step, "set": pairs.name, "pairs": entries}) + "\n")
     figure = similarity_figure([(f"step {step}", entries)])
     return {f"learners/{kind}": mean for kind, mean in overall(entries).items()} | {"learners": as_image(figure)}

@@ -80,6 +80,9 @@ def test_diagnose_finds_what_its_parts_find(ensembles, world, tmp_path):  # noqa
     assert np.sum(found["pairs"][1]["self"]["counts"]) == len(pairs.images)
     assert {path.name for path in (tmp_path / "found").iterdir()} == {"learners.json", "similarities.png", "pairs.png", "masks.png", "accuracy.png"}
     assert "| ensemble " in done.out and "mean cosines: self" in done.out
+    for arguments, said in ((["eval.sizes=[112]"], "eval.sizes= says nothing here"), (["size=0"], "size= must be a number of pixels")):
+        refused = run("diagnose", run_folder, *arguments, cwd=tmp_path)
+        assert refused.status == 2 and said in refused.err
 
 
 def test_diagnose_gives_a_single_network_the_figures_of_its_control(distilled, tmp_path):  # noqa: F811

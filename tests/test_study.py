@@ -78,8 +78,8 @@ def test_ready_studies_are_plans(name, recipe):
     assert text.startswith("# ") and len(study.methods) >= 3 and any(method.split("+")[0] == "base" for method in study.methods)
     for job in (*study.teachers(), *study.students()):
         loaded = load(study.arguments(job))
-        if job.method != "teacher" and study.teachers():
-            assert load(study.arguments(study.teacher_of(job))).network.attention == loaded.network.attention or study.role(job.method) == "baseline"
+        if job.method != "teacher" and study.needs_teacher(job.method):
+            assert load(study.arguments(study.teacher_of(job))).network.attention == loaded.network.attention
     assert parse([f"recipe={recipe}", f"study={name}", "methods=[base]"])[0].methods == ("base",)  # the command line has the last word
 
 
@@ -88,6 +88,7 @@ def test_ready_studies_are_plans(name, recipe):
     ([], "usage"), (["recipe=lfw_x8"], "usage"), (["recipe=lfw_x8", "methods=[base,base]"], "distinct methods"),
     (["recipe=lfw_x8", "methods=[teacher]"], "trained anyway"), (["recipe=lfw_x8", "methods=base", "sizes=[big]"], "distinct pixels"),
     (["recipe=lfw_x8", "methods=base", "sizes=[all]"], "distinct pixels"), (["recipe=lfw_x8", "methods=base", "seeds=many"], "seeds="),
+    (["recipe=lfw_x8", "methods=base", "seeds=[1,1]"], "different ones"), (["recipe=lfw_x8", "methods=base", "sizes=[112,all]"], "two of these are the same"),
     (["recipe=lfw_x8", "methods=base", "jobs=0"], "jobs="), (["recipe=lfw_x8", "methods=base", "dry_run=perhaps"], "dry_run="),
     (["recipe=lfw_x8", "methods=base", "data.sizes=[3]"], "the study's own"), (["recipe=lfw_x8", "methods=[base"], "cannot be read"),
 ])
@@ -196,6 +197,17 @@ def test_a_teacher_is_scored_again_where_a_study_gains_sizes():
     assert find_line(grown, base, [*lines, again]) is lines[1]  # the student of the very teacher stands
 
 
+def test_a_report_takes_studies_alone_and_the_last_line_of_a_run(tmp_path):
+    row = {"set": "verify", "protocol": "insightface", "size": 14, "model": "student", "accuracy": 0.5, "auc": 0.6}
+    line = {"recipe": "mini", "method": "base", "sizes": [14], "seed": 0, "settings": {}, "rows": [row], "cost": None}
+    text = report([line, {**line, "rows": [{**row, "accuracy": 0.75}]}])
+    assert "| base | 75.00 (1) |" in text and "50.00" not in text
+    with pytest.raises(CheckpointError, match="x.jsonl:2 is no study's: it has no recipe, settings"):
+        report([line, {"seed": 0, "rows": []}], "x.jsonl")
+    done = run("study", "report", "typo.jsonl", cwd=tmp_path)
+    assert done.status == 2 and "typo.jsonl: no such file" in done.err
+
+
 def test_older_results_can_still_be_reported():
     text = report(read(REPOSITORY / "benchmarks" / "results" / "lfw_x8.jsonl"))
     assert text.startswith("## lfw_x8") and "| student - base | 14 |" in text and "headroom" in text
@@ -210,7 +222,7 @@ def test_a_study_from_end_to_end(distilled, tmp_path):  # noqa: F811
     assert [(line["method"], line["sizes"], line["seed"]) for line in lines] == [
         ("teacher", [112], 0), ("teacher, attention=se", [112], 0), ("base", [14], 0), ("kd", [14], 0), ("askd_channel+se", [14], 0), ("abe2+from_random", [14], 0)]
     plain, se, *students = lines
-    assert [line["teacher"] for line in students] == [plain["sha256"], plain["sha256"], se["sha256"], plain["sha256"]] and plain["sha256"] != se["sha256"]
+    assert [line["teacher"] for line in students] == [None, plain["sha256"], se["sha256"], None] and plain["sha256"] != se["sha256"]
     assert [{row["size"] for row in line["rows"]} for line in lines] == [{112, 14}, {112, 14}, {14}, {14}, {14}, {14}]
     assert [("learners" in line) for line in lines] == [False, False, False, False, False, True]
     learners = lines[-1]["learners"]
@@ -241,10 +253,18 @@ def test_without_any_use_for_a_teacher_there_is_none(world, tmp_path):  # noqa: 
     lines = read(tmp_path / "here" / "results.jsonl")
     assert [(line["method"], line["teacher"], line["settings"]["teacher"]) for line in lines] == [("base+from_random", None, None), ("abe2+from_random", None, None)]
     text = (tmp_path / "here" / "report.md").read_text()
-    assert "no teacher, of which no method has any use" in text and "(the teacher" not in text and "headroom" not in text
+    assert "no teacher: no method needs one" in text and "started from random;" in text and "(the teacher" not in text and "headroom" not in text
     assert "| abe2+from_random - base+from_random | 14 |" in text
-    one, _ = parse([f"recipe={world.recipe}", "methods=[base+from_random,kd+from_random]", "sizes=[14]", "seeds=[0]"])
-    assert one.teachers() and one.teacher_of(one.students()[0]) == one.teachers()[0]  # for one that has, it stands for all
+    assert "| of base+from_random |" in text
+    # With a method that needs one the others' runs stay what they are; so do lines from when every student's line named a teacher.
+    more, _ = parse([f"recipe={world.recipe}", "methods=[base+from_random,abe2+from_random,kd+from_random]", "sizes=[14]", "seeds=[0]"])
+    assert [job.label for job in more.teachers()] == ["teacher"]
+    before = [{**line, "teacher": "a hash", "settings": {**line["settings"], "teacher": "this recipe"}} for line in lines]
+    for job in more.students()[:2]:
+        assert more.teacher_of(job) is None and find_line(more, job, lines) and find_line(more, job, before)
+    assert find_line(more, more.students()[2], lines) is None
+    done = run("study", f"recipe={world.recipe}", "methods=[base+from_random]", "teacher.epochs=3", "seeds=[0]", "out=there", cwd=tmp_path)
+    assert done.status == 2 and "teacher.epochs= is about teachers, and none of base+from_random needs one" in done.err
 
 
 def test_a_plan_spends_nothing_on_a_teacher_that_is_there(distilled, monkeypatch):  # noqa: F811

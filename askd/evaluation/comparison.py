@@ -35,6 +35,11 @@ def baseline_of(label: str, labels: Sequence[str]) -> str:
     return max(fitting, key=lambda other: other.count("+"), default="base")
 
 
+def plainest(labels: Sequence[str]) -> str:
+    """The baseline that teachers and costs are held against: `base`, or the first of its kin (`base+from_random`) where that is not there."""
+    return "base" if "base" in labels else next((label for label in labels if label.startswith("base+") and not label.endswith(FOR_ALL)), "base")
+
+
 def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
     """Every label that is compared, with what it is compared with: its baseline; teachers and `base` itself are not.
 
@@ -110,9 +115,9 @@ def _means(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, i
 
 def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[str, int], Values]) -> str:
     rows = [["difference, in points", "px", "per seed", "mean [95 % t interval]", "t interval excludes 0"]]
-    largest = max(sizes)
+    largest, plain = max(sizes), plainest(labels)
     for size in sizes:
-        pairs = {"headroom: teacher at full resolution - base": paired(cells.get(("teacher", largest), {}), cells.get(("base", size), {}))}
+        pairs = {f"headroom: teacher at full resolution - {plain}": paired(cells.get(("teacher", largest), {}), cells.get((plain, size), {}))}
         pairs |= {f"{label} - {base}": paired(cells[label, size], cells.get((base, size), {})) for label, base in compared(labels)}
         for what, found in pairs.items():
             if found is not None:
@@ -125,11 +130,12 @@ def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[
 
 def _cost(lines: Sequence[dict]) -> str:
     labels = dict.fromkeys(label_of(line) for line in lines)
-    rows = [["method", "images/s (median of runs)", "of base", "peak memory (GB)"]]
+    plain = plainest(list(labels))
+    rows = [["method", "images/s (median of runs)", f"of {plain}", "peak memory (GB)"]]
     rates = {label: statistics.median(line["cost"]["images_per_second"] for line in lines if label_of(line) == label) for label in labels}
     for label in labels:
         known = [line["cost"]["memory_gb"] for line in lines if label_of(line) == label and line["cost"]["memory_gb"] is not None]
-        relative = f"{rates[label] / rates['base']:.2f}" if rates.get("base") else ""
+        relative = f"{rates[label] / rates[plain]:.2f}" if rates.get(plain) else ""
         rows.append([label, f"{rates[label]:.1f}", relative, f"{max(known):.1f}" if known else ""])
     return grid(rows)
 

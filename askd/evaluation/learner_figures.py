@@ -31,7 +31,7 @@ def similarity_figure(evaluations: Sequence[tuple[str, list[dict]]], most: int =
     return figure
 
 
-def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], path: str | os.PathLike) -> None:
+def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], path: str | os.PathLike, title: str = "") -> None:
     """ABE's figure 5 by pair of learners (p, q), M panels by M: histograms of `entries` on and below the diagonal, in row p = the larger.
 
     Above it, the pair's mean cosines over training: history of (step, entries), left empty without any. An entry's genuine and impostor
@@ -59,9 +59,10 @@ def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], p
                 if points:
                     above.plot(*zip(*points), color=COLOUR_OF[kind], marker="o", markersize=3)
             dress(above, f"learners {p}, {q}", "training step", "mean cosine")
-            above.set_ylim(-0.4, 1.05)
+            above.set_ylim(-1.05, 1.05)
     handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
     names = {"self": "one image, both learners", "positive": "genuine pairs, an image each", "negative": "impostor pairs, an image each"}
+    figure.suptitle(title, fontsize=11)
     figure.legend(handles.values(), [names[kind] for kind in handles], frameon=False, loc="outside lower center", ncols=len(handles))
     save(figure, path)
 

@@ -80,6 +80,6 @@ def conv_bn_prelu(inputs: int, outputs: int, kernel: int, stride: int = 1, group
 
 
 LAYOUTS = {
-    "mobilefacenet": dict(),  # the paper's; embedding=128 makes it 0.99 M parameters
+    "mobilefacenet": dict(),  # the paper's; embedding=128 makes it 1.00 M parameters
     "mobilefacenet_x2": dict(scale=2),  # arcface_torch's `mbf`
 }
