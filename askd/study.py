@@ -256,7 +256,7 @@ def plan(study: Study, recipe: Recipe, pending: list[Job]) -> str:
 def report(lines: list[dict], source: str = "results") -> str:
     """The tables of a results file, by recipe; also of older files, whose lines hold teacher, baseline and student at once.
 
-    Of several lines of one run the last counts. CheckpointError where a line of `source` is of something else than a study.
+    Of several lines of one run, of each size the last counts. CheckpointError where a line of `source` is of something else than a study.
     """
     groups: dict[str, list[dict]] = {}
     for number, line in enumerate(lines, 1):
@@ -270,8 +270,7 @@ def report(lines: list[dict], source: str = "results") -> str:
             sizes = [112] if role == "teacher" else line["settings"]["sizes"]
             group = groups.setdefault(f"{line['recipe']}, {json.dumps(line['settings'], sort_keys=True)}", [])
             group.append({"method": method, "sizes": sizes, "seed": line["seed"], "rows": rows, "cost": None})
-    last = {name: list({(line["method"], *line["sizes"], "seed", line["seed"]): line for line in group}.values()) for name, group in groups.items()}
-    return "\n".join(f"## {name}\n\n{tables(group)}\n{learner_table(group)}" for name, group in last.items())
+    return "\n".join(f"## {name}\n\n{tables(group)}\n{learner_table(group)}" for name, group in groups.items())
 
 
 def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:

@@ -29,19 +29,20 @@ def label_of(line: dict) -> str:
 
 
 def baseline_of(label: str, labels: Sequence[str]) -> str:
-    """The baseline that a label is compared with: of those there are the one that changes most of what it changes, else `base`."""
+    """The baseline that a label is compared with: of those there are the one that changes most of what it changes, else the plainest."""
     own = set(label.split(", ")[0].split("+"))
     fitting = [other for other in labels if other != label and other.startswith("base+") and set(other.split("+")[1:]) <= own]
-    return max(fitting, key=lambda other: other.count("+"), default="base")
+    return max(fitting, key=lambda other: other.count("+"), default=plainest(labels))
 
 
 def plainest(labels: Sequence[str]) -> str:
-    """The baseline that teachers and costs are held against: `base`, or the first of its kin (`base+from_random`) where that is not there."""
-    return "base" if "base" in labels else next((label for label in labels if label.startswith("base+") and not label.endswith(FOR_ALL)), "base")
+    """The baseline that all is held against: `base`, else the first of its kin (`base+from_random`), else the first method of all."""
+    alone = [label for label in labels if label.split(",")[0] != "teacher" and not label.endswith(FOR_ALL)]
+    return min(alone, key=lambda label: (label != "base", not label.startswith("base+")), default="base")
 
 
 def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Every label that is compared, with what it is compared with: its baseline; teachers and `base` itself are not.
+    """Every label that is compared, with what it is compared with: its baseline; teachers and the plainest baseline itself are not.
 
     One network for all sizes is compared with the same method's students of one size each, which says what sharing costs or gives, and with
     the baseline's network for all sizes, which says what the method does; with `base` where the study has neither.
@@ -49,7 +50,7 @@ def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
     pairs = []
     for label in labels:
         alone = label.removesuffix(FOR_ALL)
-        if label == "base" or alone.split(",")[0] == "teacher":
+        if label == plainest(labels) or alone.split(",")[0] == "teacher":
             continue
         base = baseline_of(alone, labels)
         others = [base] if label == alone else [other for other in (alone, base + FOR_ALL) if other in labels and other != label] or [base]
@@ -89,7 +90,7 @@ def tables(lines: Sequence[dict]) -> str:
                 title = f"### {name}, protocol {protocol}: {figure} (%)"
                 parts += [title, _means(labels, sizes, cells, one_network(lines)), _differences(labels, sizes, cells)]
     costs = [line for line in lines if line["cost"]]
-    return "\n\n".join([*parts, *(["### Cost of training", _cost(costs)] if costs else [])]) + "\n"
+    return "\n\n".join([*filter(None, parts), *(["### Cost of training", _cost(costs)] if costs else [])]) + "\n"
 
 
 def one_network(lines: Sequence[dict]) -> set[str]:
@@ -125,7 +126,7 @@ def _differences(labels: Sequence[str], sizes: Sequence[int], cells: dict[tuple[
                 bounds = "one seed: none" if interval.low is None else f"{interval.low:+.2f}, {interval.high:+.2f}"
                 real = "" if interval.low is None else "yes" if interval.low > 0 or interval.high < 0 else "no"
                 rows.append([what, str(size), ", ".join(f"{p:+.2f}" for p in points), f"{interval.value:+.2f} [{bounds}]", real])
-    return grid(rows)
+    return grid(rows) if len(rows) > 1 else ""
 
 
 def _cost(lines: Sequence[dict]) -> str:

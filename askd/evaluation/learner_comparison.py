@@ -21,15 +21,16 @@ def learner_table(lines: Sequence[dict]) -> str:
     The mean cosine of self, genuine and impostor pairs; AUC (%) of the mean and the best learner and of all together; the difference
     to the best learner in points, paired by seed. The best is chosen on the very pairs, which favours the learner.
     """
-    groups: dict[tuple[str, int], list[dict]] = {}
+    groups: dict[tuple[str, int], dict[int, dict]] = {}
     for line in lines:
         if line.get("learners"):
-            groups.setdefault((label_of(line), line["learners"]["size"]), []).append(line["learners"])
+            groups.setdefault((label_of(line), line["learners"]["size"]), {})[line["seed"]] = line["learners"]
     if not groups:
         return ""
     head = ["method", "px", "one image, two learners", "genuine", "impostor", "mean learner", "best learner", "ensemble", "ensemble - best [95 % t interval]"]
     rows = [head]
-    for (label, size), found in groups.items():
+    for (label, size), by_seed in groups.items():
+        found = list(by_seed.values())
         single = [[100 * row["auc"] for row in one["learners"].values()] for one in found]
         best, whole = [max(aucs) for aucs in single], [100 * one["ensemble"]["auc"] for one in found]
         cosines = [_mean([one["overall"][kind] for one in found if kind in one["overall"]], 3) for kind in KINDS]
@@ -38,7 +39,7 @@ def learner_table(lines: Sequence[dict]) -> str:
             interval = mean_and_t_interval([ours - theirs for ours, theirs in zip(whole, best)])
             gain = f"{interval.value:+.2f} " + ("[one seed: none]" if interval.low is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]")
         rows.append([label, str(size), *cosines, _mean([statistics.fmean(aucs) for aucs in single]), _mean(best), _mean(whole), gain])
-    first = next(iter(groups.values()))[0]
+    first = next(iter(next(iter(groups.values())).values()))
     return f"### Learners: mean cosines, and AUC (%) on {first['set']}, protocol {first['protocol']}\n\n{grid(rows)}\n"
 
 

@@ -45,6 +45,15 @@ def test_the_tables_say_it_all():
         assert row in text, text
 
 
+def test_without_a_baseline_the_first_method_is_one():
+    lines = [line("teacher", 0, 0.95, sizes=(112,), at=112), line("abe4_div0", 0, 0.80), line("abe4", 0, 0.83, rate=50)]
+    text = tables(lines)
+    assert "| abe4 - abe4_div0 | 14 | +3.00 |" in text and "teacher at full resolution - abe4_div0 | 14 | +15.00 |" in text
+    assert "| of abe4_div0 |" in text and "| abe4 | 50.0 | 0.50 | 1.5 |" in text
+    text = tables([*lines, line("base+se", 0, 0.70)])  # its kin goes first, wherever it stands
+    assert "| abe4 - base+se | 14 | +13.00 |" in text and "| abe4_div0 - base+se | 14 | +10.00 |" in text and "headroom: teacher at full resolution - base+se" in text
+
+
 def test_one_teacher_of_all_seeds_has_no_spread():
     given = [{**line("teacher", seed, 0.95, sizes=(112,), at=112), "sha256": "same"} for seed in (0, 1, 2)]
     trained = [{**line("base", seed, 0.8), "sha256": f"own {seed}"} for seed in (0, 1, 2)]
