@@ -18,8 +18,8 @@ from askd.evaluation.learners import KINDS
 def learner_table(lines: Sequence[dict]) -> str:
     """Markdown, a row per method and size, means ± standard deviations over seeds; empty where no line is of an ensemble.
 
-    The mean cosine of self, genuine and impostor pairs; AUC (%) of the mean and the best learner and of all together; the difference
-    to the best learner in points, paired by seed. The best is chosen on the very pairs, which favours the learner.
+    The mean cosine of self, genuine and impostor pairs; AUC (%) of the mean and the best learner and of all together; the ensemble's
+    difference to both in points, paired by seed. The best is chosen on the very pairs, which favours it: the mean is what one learner is worth.
     """
     groups: dict[tuple[str, int], dict[int, dict]] = {}
     for line in lines:
@@ -27,18 +27,15 @@ def learner_table(lines: Sequence[dict]) -> str:
             groups.setdefault((label_of(line), line["learners"]["size"]), {})[line["seed"]] = line["learners"]
     if not groups:
         return ""
-    head = ["method", "px", "one image, two learners", "genuine", "impostor", "mean learner", "best learner", "ensemble", "ensemble - best [95 % t interval]"]
-    rows = [head]
+    rows = [["method", "px", "one image, two learners", "genuine", "impostor", "mean learner", "best learner", "ensemble",
+             "ensemble - mean [95 % t interval]", "ensemble - best [95 % t interval]"]]
     for (label, size), by_seed in groups.items():
         found = list(by_seed.values())
         single = [[100 * row["auc"] for row in one["learners"].values()] for one in found]
-        best, whole = [max(aucs) for aucs in single], [100 * one["ensemble"]["auc"] for one in found]
+        mean, best, whole = [statistics.fmean(aucs) for aucs in single], [max(aucs) for aucs in single], [100 * one["ensemble"]["auc"] for one in found]
         cosines = [_mean([one["overall"][kind] for one in found if kind in one["overall"]], 3) for kind in KINDS]
-        gain = ""
-        if len(single[0]) > 1:
-            interval = mean_and_t_interval([ours - theirs for ours, theirs in zip(whole, best)])
-            gain = f"{interval.value:+.2f} " + ("[one seed: none]" if interval.low is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]")
-        rows.append([label, str(size), *cosines, _mean([statistics.fmean(aucs) for aucs in single]), _mean(best), _mean(whole), gain])
+        gains = [_gain(whole, mean), _gain(whole, best)] if len(single[0]) > 1 else ["", ""]
+        rows.append([label, str(size), *cosines, _mean(mean), _mean(best), _mean(whole), *gains])
     first = next(iter(next(iter(groups.values())).values()))
     return f"### Learners: mean cosines, and AUC (%) on {first['set']}, protocol {first['protocol']}\n\n{grid(rows)}\n"
 
@@ -52,6 +49,11 @@ def plot_similarities(lines: Sequence[dict], path: str | os.PathLike) -> bool:
     if panels:
         save(similarity_figure(list(panels.items()), most=len(panels)), path)
     return bool(panels)
+
+
+def _gain(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    interval = mean_and_t_interval([one - other for one, other in zip(ours, theirs)])
+    return f"{interval.value:+.2f} " + ("[one seed: none]" if interval.low is None else f"[{interval.low:+.2f}, {interval.high:+.2f}]")
 
 
 def _mean(values: Sequence[float], digits: int = 2) -> str:
