@@ -204,7 +204,7 @@ def test_a_report_takes_studies_alone_and_the_last_line_of_a_run(tmp_path):
     assert "| base | 75.00 (1) |" in text and "50.00" not in text
     learners = {"size": 14, "set": "verify", "protocol": "insightface", "overall": {}, "learners": {"learner 1": {"auc": 0.5}}}
     twice = [{**line, "method": "abe1", "learners": {**learners, "ensemble": {"auc": auc}}} for auc in (0.25, 0.75)]
-    assert "| abe1 | 14 |  |  |  | 50.00 | 50.00 | 75.00 |" in report(twice)
+    assert "| abe1 | 14 | 50.00 | 50.00 | 75.00 |" in report(twice)
     with pytest.raises(CheckpointError, match="x.jsonl:2 is no study's: it has no recipe, settings"):
         report([line, {"seed": 0, "rows": []}], "x.jsonl")
     done = run("study", "report", "typo.jsonl", cwd=tmp_path)

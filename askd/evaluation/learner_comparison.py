@@ -18,8 +18,9 @@ from askd.evaluation.learners import KINDS
 def learner_table(lines: Sequence[dict]) -> str:
     """Markdown, a row per method and size, means ± standard deviations over seeds; empty where no line is of an ensemble.
 
-    The mean cosine of self, genuine and impostor pairs; AUC (%) of the mean and the best learner and of all together; the ensemble's
-    difference to both in points, paired by seed. The best is chosen on the very pairs, which favours it: the mean is what one learner is worth.
+    How alike the learners see: the mean cosine of self, genuine and impostor pairs. Then AUC and, where the set's people are known, Recall@1
+    (%) of the mean and the best learner and of all together; the ensemble's difference to both in points, paired by seed. The best is
+    chosen on the very pairs, which favours it: the mean is what one learner is worth.
     """
     groups: dict[tuple[str, int], dict[int, dict]] = {}
     for line in lines:
@@ -27,17 +28,22 @@ def learner_table(lines: Sequence[dict]) -> str:
             groups.setdefault((label_of(line), line["learners"]["size"]), {})[line["seed"]] = line["learners"]
     if not groups:
         return ""
-    rows = [["method", "px", "one image, two learners", "genuine", "impostor", "mean learner", "best learner", "ensemble",
-             "ensemble - mean [95 % t interval]", "ensemble - best [95 % t interval]"]]
+    rows = [["mean cosine", "px", "one image, two learners", "genuine", "impostor"]]
     for (label, size), by_seed in groups.items():
-        found = list(by_seed.values())
-        single = [[100 * row["auc"] for row in one["learners"].values()] for one in found]
-        mean, best, whole = [statistics.fmean(aucs) for aucs in single], [max(aucs) for aucs in single], [100 * one["ensemble"]["auc"] for one in found]
-        cosines = [_mean([one["overall"][kind] for one in found if kind in one["overall"]], 3) for kind in KINDS]
-        gains = [_gain(whole, mean), _gain(whole, best)] if len(single[0]) > 1 else ["", ""]
-        rows.append([label, str(size), *cosines, _mean(mean), _mean(best), _mean(whole), *gains])
+        rows.append([label, str(size), *(_mean([one["overall"][kind] for one in by_seed.values() if kind in one["overall"]], 3) for kind in KINDS)])
+    parts = [grid(rows)]
     first = next(iter(next(iter(groups.values())).values()))
-    return f"### Learners: mean cosines, and AUC (%) on {first['set']}, protocol {first['protocol']}\n\n{grid(rows)}\n"
+    for measure, name in (("auc", "AUC (%)"), ("recall@1", "Recall@1 (%)")):
+        rows = [[name, "px", "mean learner", "best learner", "ensemble", "ensemble - mean [95 % t interval]", "ensemble - best [95 % t interval]"]]
+        for (label, size), by_seed in groups.items():
+            found = [one for one in by_seed.values() if measure in one["ensemble"]]
+            single = [[100 * row[measure] for row in one["learners"].values()] for one in found]
+            mean, best, whole = [statistics.fmean(of) for of in single], [max(of) for of in single], [100 * one["ensemble"][measure] for one in found]
+            if found:
+                gains = [_gain(whole, mean), _gain(whole, best)] if len(single[0]) > 1 else ["", ""]
+                rows.append([label, str(size), _mean(mean), _mean(best), _mean(whole), *gains])
+        parts += [grid(rows)] if len(rows) > 1 else []
+    return "\n\n".join([f"### Learners, on {first['set']}, protocol {first['protocol']}", *parts]) + "\n"
 
 
 def plot_similarities(lines: Sequence[dict], path: str | os.PathLike) -> bool:

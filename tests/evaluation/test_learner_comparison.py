@@ -23,10 +23,12 @@ def cells(text: str, method: str) -> list[str]:
 
 def test_the_means_of_two_seeds():
     text = learner_table([line(0, 0.8, [0.90, 0.92], 0.93), {"method": "base", "sizes": [14], "seed": 0}, line(1, 0.6, [0.94, 0.90], 0.97)])
-    assert text.startswith("### Learners: mean cosines, and AUC (%) on verify, protocol insightface")
+    assert text.startswith("### Learners, on verify, protocol insightface") and "Recall" not in text
     half, of_mean = (t.ppf(0.975, 1) * np.std(points, ddof=1) / np.sqrt(2) for points in ([1, 3], [2, 5]))
-    assert cells(text, "abe2") == [
-        "abe2", "14", "0.700 ± 0.141", "0.500 ± 0.000", "0.250 ± 0.000", "91.50 ± 0.71", "93.00 ± 1.41", "95.00 ± 2.83",
+    cosines, areas = text.split("| AUC (%) |")
+    assert cells(cosines, "abe2") == ["abe2", "14", "0.700 ± 0.141", "0.500 ± 0.000", "0.250 ± 0.000"]
+    assert cells(areas, "abe2") == [
+        "abe2", "14", "91.50 ± 0.71", "93.00 ± 1.41", "95.00 ± 2.83",
         f"+3.50 [{3.5 - of_mean:+.2f}, {3.5 + of_mean:+.2f}]", f"+2.00 [{2 - half:+.2f}, {2 + half:+.2f}]",
     ]
     assert "| base |" not in text
@@ -34,8 +36,18 @@ def test_the_means_of_two_seeds():
 
 def test_one_seed_has_no_interval_and_one_learner_nothing_to_beat():
     text = learner_table([line(0, 0.8, [0.90, 0.92], 0.93), line(0, 0.1, [0.9], 0.9, "abe1")])
-    assert cells(text, "abe2")[-1] == "+1.00 [one seed: none]" and cells(text, "abe1")[-2:] == ["", ""]
+    areas = text.split("| AUC (%) |")[1]
+    assert cells(areas, "abe2")[-1] == "+1.00 [one seed: none]" and cells(areas, "abe1")[-2:] == ["", ""]
     assert "one for all sizes" in learner_table([line(0, 0.8, [0.9, 0.9], 0.9, sizes=(112, 14))])
+
+
+def test_recall_is_said_where_it_is_known():
+    known = line(0, 0.8, [0.90, 0.92], 0.93)
+    for row, recall in zip((*known["learners"]["learners"].values(), known["learners"]["ensemble"]), (0.30, 0.34, 0.40)):
+        row["recall@1"] = recall
+    recalls = learner_table([known, line(0, 0.8, [0.90, 0.92], 0.93, "abe4")]).split("| Recall@1 (%) |")[1]
+    assert cells(recalls, "abe2")[2:] == ["32.00", "34.00", "40.00", "+8.00 [one seed: none]", "+6.00 [one seed: none]"]
+    assert "abe4" not in recalls
 
 
 def test_nothing_is_said_of_single_networks(tmp_path):
