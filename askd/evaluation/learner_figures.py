@@ -40,6 +40,7 @@ def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], p
     learners = max(max(entry["learners"]) for entry in entries)
     figure = Figure(figsize=(1 + 2.3 * learners, 1 + 2 * learners), layout="constrained")
     grid = figure.subplots(learners, learners, squeeze=False)
+    lowest = min([-0.4, *(one[kind]["mean"] - 0.05 for _, found in history for one in found for kind in KINDS if kind in one)])
     for axes in grid.flat:
         axes.set_axis_off()
     for entry in entries:
@@ -59,7 +60,7 @@ def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], p
                 if points:
                     above.plot(*zip(*points), color=COLOUR_OF[kind], marker="o", markersize=3)
             dress(above, f"learners {p}, {q}", "training step", "mean cosine")
-            above.set_ylim(-1.05, 1.05)
+            above.set_ylim(lowest, 1.05)
     handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
     names = {"self": "one image, both learners", "positive": "genuine pairs, an image each", "negative": "impostor pairs, an image each"}
     figure.suptitle(title, fontsize=11)
