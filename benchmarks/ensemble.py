@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from askd.backbone import build_backbone
+from askd.engine.precision import choose_precision
 from askd.models.ensemble import Ensemble, LearnerNorm
 from askd.models.features import Features
 from askd.recipe import load
@@ -94,6 +95,7 @@ def main() -> None:
         print(f"{method:<14}{1000 * seconds:>10.1f}{seconds / least['base']:>10.2f}x")
     line = {
         "backbone": recipe.network.backbone, "attention": recipe.network.attention.name, "batch": recipe.train.batch,
+        "precision": choose_precision(recipe.precision.name, torch.device(choose_device(recipe))).why,
         "embedding": recipe.network.embedding, "classes": int(classes), "branch": ensemble.branch, "depth": ensemble.depth, "where": where,
         "torch": torch.__version__, "rounds": int(rounds), "seconds": {method: [round(t, 4) for t in found] for method, found in times.items()},
         "ratio": {method: round(seconds / least["base"], 3) for method, seconds in least.items()},
