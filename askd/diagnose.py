@@ -80,13 +80,11 @@ def diagnose(recipe: Recipe, run: Path, network: Ensemble, size: int, out: Path,
     log = run / LEARNERS
     document["over_training"] = [json.loads(line) for line in (log.read_text().splitlines() if log.is_file() else [])]
     write_whole(out / "learners.json", lambda path: path.write_text(json.dumps(document, indent=1)))
-    panels = [(f"{line.get('set', 'watched')}, step {line['step']}", line["pairs"]) for line in document["over_training"]] or [(f"{pairs.name}, at the end", document["pairs"])]
+    history = [(line["step"], line["pairs"]) for line in document["over_training"]]
+    watched = next((line["set"] for line in document["over_training"] if "set" in line), "the watched set")  # older runs do not name it
+    panels = [(f"{watched}, step {step}", entries) for step, entries in history] or [(f"{pairs.name}, at the end", document["pairs"])]
     save(similarity_figure(panels), out / "similarities.png")
-    watched = next((line["set"] for line in document["over_training"] if "set" in line), "the set that training watched")
-    plot_pairs(
-        document["pairs"], [(line["step"], line["pairs"]) for line in document["over_training"]], out / "pairs.png",
-        f"below: {pairs.name}, the finished network; above: {watched}, over training",
-    )
+    plot_pairs(document["pairs"], history, out / "pairs.png", f"below: {pairs.name}, the finished network; above: {watched}, over training")
     measure = "accuracy" if whole["accuracy"] is not None else "auc"
     plot_learners({name.split()[1]: 100 * row[measure] for name, row in rows.items()}, 100 * whole[measure], f"{measure} (%)", out / "accuracy.png")
     if network.masks is not None:

@@ -115,8 +115,8 @@ class DivergenceTerm:
     margin: float = 1.0
     """Squared distance (0..4) of unit vectors from which on two learners are far enough apart: 1 is a cosine of 0.5."""
     reduction: Reduction = Reduction.mean
-    """mean over images and pairs of learners, beside the identity loss's mean over learners: weight 1 is then as the paper's at M = 3 (beside contrastive at M = 2), and
-    its sums over learners and pairs weigh the term (M-1)/2 times as much; sum over pairs, mean over images."""
+    """mean over images and pairs of learners, beside the identity loss's mean over learners: weight 1 is then as the paper's at M = 3
+    (beside contrastive at M = 2), and its sums over learners and pairs weigh the term (M-1)/2 times as much; sum over pairs, mean over images."""
 
 
 @dataclass

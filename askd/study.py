@@ -1,6 +1,6 @@
-"""Several methods under one protocol: one shared teacher per seed (none where no method needs one), every method under the same order, flips and schedule, paired by seed.
+"""Several methods under one protocol: one shared teacher per seed, every method under the same order, flips and schedule, paired by seed.
 
-Runs are resumable one by one: each finished run is a line of OUT/results.jsonl, and a line that is there is not run again.
+Where no method needs a teacher there is none. Runs are resumable one by one: each finished run is a line of OUT/results.jsonl, and a line that is there is not run again.
 """
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def check_keys(study: Study) -> None:
 
 def find_line(study: Study, job: Job, lines: list[dict]) -> dict | None:
     """The finished run of a job, scored at its sizes, with its very settings and, where its method needs one, taught by its seed's teacher."""
-    standing = None if job.method == "teacher" else study.teacher_of(job)
+    standing = study.teacher_of(job)
     teacher = find_line(study, standing, lines) if standing else None
     key = {
         "recipe": study.recipe_name(), "method": job.label, "sizes": list(job.sizes), "seed": job.seed, "settings": study.settings(job),
@@ -166,7 +166,7 @@ def run_all(study: Study, results: Path) -> list[str]:
     def run(job: Job, launch: Launch) -> None:
         with lock:
             lines = read(results)
-        standing = None if job.method == "teacher" else study.teacher_of(job)
+        standing = study.teacher_of(job)
         teacher = find_line(study, standing, lines) if standing else None
         if find_line(study, job, lines) is not None:
             return
@@ -287,7 +287,8 @@ def write_report(study: Study, recipe: Recipe, lines: list[dict]) -> None:
     text = [
         f"# {recipe.name}: {', '.join(study.methods)}", "",
         f"Seeds {', '.join(map(str, study.seeds))}; {shared}; training at {trained_at} px of "
-        f"{data.set}, degradation {data.degradation.name}, scored with {degradation_scored(recipe)}; {network.backbone} with {network.attention.name}, started from {' or '.join(starts)}; "
+        f"{data.set}, degradation {data.degradation.name}, scored with {degradation_scored(recipe)}; "
+        f"{network.backbone} with {network.attention.name}, started from {' or '.join(starts)}; "
         f"{learns.epochs:g} epochs{teacher} of batches of {learns.batch}, {learns.optimizer.name}, {learns.schedule.name}; "
         f"checkpoint: {recipe.eval.select}. Of one seed all runs have the same images in the same order with the same flips and sizes, the same "
         f"schedule, and, where network and start are the same, the same weights to start from.{differing} Differences are paired by "

@@ -70,8 +70,10 @@ class Study:
         return [Job(method, sizes, seed) for seed in self.seeds for sizes in self.sizes for method in self.methods]
 
     def teacher_of(self, job: Job) -> Job | None:
-        """The teacher of a student's seed and architecture; None where its method needs none."""
-        return Job("teacher", (112,), job.seed, self.taught_as(job.method)) if self.needs_teacher(job.method) else None
+        """The teacher of a student's seed and architecture; None where its method needs none, and for a teacher itself."""
+        if job.method == "teacher" or not self.needs_teacher(job.method):
+            return None
+        return Job("teacher", (112,), job.seed, self.taught_as(job.method))
 
     @cache
     def recipe_name(self) -> str:

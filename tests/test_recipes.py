@@ -212,6 +212,11 @@ def test_options_that_do_not_go_together_are_refused(arguments, message):
         load(["recipe=lfw_x8", *arguments])
 
 
+@pytest.mark.parametrize("name", ["casia_x4", "ms1m_x8", "tinyface_24", "lfw_x8", "demo"])
+def test_askd_means_one_thing_in_all_recipes(name):
+    assert load([f"recipe={name}"]).distill == load([f"recipe={name}", "method=askd"]).distill
+
+
 def test_casia_x4_released_is_the_released_code():
     recipe = load(["recipe=casia_x4_released"])
     data, network, head, train = recipe.data, recipe.network, recipe.head, recipe.train

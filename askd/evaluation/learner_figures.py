@@ -13,6 +13,7 @@ from askd.evaluation.figures import COLOURS, HEAT, dress, save
 from askd.evaluation.learners import BINS, KINDS, overall, pooled
 
 NAMES = {"self": "one image, two learners", "positive": "genuine pairs, one learner", "negative": "impostor pairs, one learner"}
+NAMES_OF_PAIR = {"self": "one image, both learners", "positive": "genuine pairs, an image each", "negative": "impostor pairs, an image each"}
 COLOUR_OF = dict(zip(KINDS, (COLOURS[2], COLOURS[0], COLOURS[1])))
 
 
@@ -49,7 +50,7 @@ def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], p
         below.set_axis_on()
         for kind in KINDS:
             if kind in entry:
-                histogram(below, np.array(entry[kind]["counts"]), entry[kind]["mean"], COLOUR_OF[kind], kind)
+                histogram(below, np.array(entry[kind]["counts"]), entry[kind]["mean"], COLOUR_OF[kind], NAMES_OF_PAIR[kind])
         dress(below, f"learners {p}, {q}" if p != q else f"learner {p}", "cosine", "fraction")
         below.set_xlim(-1, 1)
         if p != q and history:
@@ -62,9 +63,8 @@ def plot_pairs(entries: list[dict], history: Sequence[tuple[int, list[dict]]], p
             dress(above, f"learners {p}, {q}", "training step", "mean cosine")
             above.set_ylim(lowest, 1.05)
     handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
-    names = {"self": "one image, both learners", "positive": "genuine pairs, an image each", "negative": "impostor pairs, an image each"}
     figure.suptitle(title, fontsize=11)
-    figure.legend(handles.values(), [names[kind] for kind in handles], frameon=False, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=len(handles))
     save(figure, path)
 
 

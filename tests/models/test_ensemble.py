@@ -224,6 +224,9 @@ def test_xavier_counts_what_one_learner_s_mask_sees():
     outputs = weight.shape[0] // masks.last.groups
     bound = (6 / (inputs + outputs)) ** 0.5
     assert 0.99 * bound < weight.abs().max() <= bound and masks.last.groups == 4
+    first = masks.blocks[0].residual[1].weight  # one convolution for all learners, who stand side by side in its outputs
+    bound = (6 / (9 * (first.shape[1] + first.shape[0] // 4))) ** 0.5
+    assert 0.99 * bound < first.abs().max() <= bound
 
 
 @pytest.mark.parametrize("arguments, said", [
